@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a connection needs of the network below (P3).
+//!
+//! Everything above sees these traits and never a socket, so that another network can be put below:
+//! whatever carries a reliable, ordered stream of bytes between two nodes. See [`super::tcp`] for
+//! the one there is.
+
+use core::net::SocketAddr;
+use kernel::prelude::*;
+
+/// What a link or a port tells its owner. The calls may come in softirq context: they must not sleep
+/// and must not call back.
+pub(crate) trait Notify: Send + Sync {
+    /// Something has happened: look.
+    fn notify(&self);
+}
+
+/// One connection: a stream of bytes each way. No operation waits for the network; where one cannot
+/// go on it returns `EAGAIN`, and a notification follows when it can. Process context.
+pub(crate) trait Link: Send + Sync {
+    /// Begins to notify. What happened before is not told: look once afterwards.
+    fn attach(&self, notify: KBox<dyn Notify>) -> Result;
+
+    /// Whether the link is connected: `EINPROGRESS` while it is not yet, another error when that
+    /// failed.
+    fn status(&self) -> Result;
+
+    /// Sends as much of `bufs`, one after the other, as there is room for; returns how much.
+    fn send(&self, bufs: &[&[u8]]) -> Result<usize>;
+
+    /// Receives into `buf`; returns how much, 0 at the end of the stream.
+    fn recv(&self, buf: &mut [u8]) -> Result<usize>;
+
+    /// Ends notifications and the stream in both directions; what was sent is still delivered if
+    /// `graceful`, and otherwise discarded at both ends. May be called more than once.
+    fn close(&self, graceful: bool);
+}
+
+/// Where connections come in. Process context.
+pub(crate) trait Port: Send + Sync {
+    /// Takes one that has come in, and where from; `EAGAIN` when there is none now.
+    fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)>;
+
+    /// Lets no more come in. No notification comes afterwards.
+    fn close(&self);
+}
+
+/// A network.
+pub(crate) trait Transport: Send + Sync {
+    /// Opens a port at a local address. Each connection that comes in is notified of.
+    fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>>;
+
+    /// Begins to connect from the local IP address of `from` to `to`.
+    fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>>;
+}
+
+/// How many buffers one [`Link::send`] takes.
+pub(crate) const MAX_BUFS: usize = crate::sys::sock::MAX_BUFS;

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KCCM: kernel-level cluster communication, the interface for other modules.
+ *
+ * A cluster is a set of nodes, each a kernel with kccm.ko loaded, each with a
+ * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection.
+ * Over it go messages, which a receiver asks for by source and tag, and
+ * remote calls ("rcalls"), which run a handler registered on the other node.
+ *
+ * Unless a function says otherwise:
+ *  - it may sleep, and is called from process context without spinlocks held;
+ *  - it may be called from code that writes back dirty pages or does block
+ *    I/O: everything KCCM allocates on the way is allocated as by GFP_NOIO;
+ *  - a wait ends early with -EINTR when the waiting task is killed;
+ *  - lengths are in bytes, times in milliseconds;
+ *  - the return value is 0 or a negative errno.
+ */
+#ifndef _KCCM_H
+#define _KCCM_H
+
+#include <linux/types.h>
+
+struct module;
+
+/* Node ids are 0 .. KCCM_MAX_NODES - 1. */
+#define KCCM_MAX_NODES		256
+/* As a source: a message from any node. As a node to wait for: all peers. */
+#define KCCM_ANY_NODE		(-1)
+/* As a tag to receive: any tag. Every 32-bit value is a tag to send with. */
+#define KCCM_ANY_TAG		(-1LL)
+
+/* As a time-out: wait for as long as it takes. */
+#define KCCM_FOREVER		(-1L)
+/* As a time-out: do not wait; what would have to wait returns -EAGAIN. */
+#define KCCM_NOWAIT		(0L)
+
+/**
+ * struct kccm_msg_info - what is known of a message before and after receipt
+ * @source: id of the node that sent it
+ * @tag: the tag it was sent with
+ * @len: its length in bytes, also where that is more than the buffer holds
+ */
+struct kccm_msg_info {
+	__u32 source;
+	__u32 tag;
+	__u64 len;
+};
+
+/**
+ * kccm_send() - send a message to a node
+ * @dst: id of the receiving node, which is not this one
+ * @tag: the tag a receiver asks for
+ * @buf: the message; it may be reused as soon as the call returns
+ * @len: its length, 0 to the smaller of the two nodes' max_message
+ * @timeout_ms: how long to wait while @dst has no room for it: KCCM_FOREVER,
+ *		KCCM_NOWAIT, or milliseconds
+ *
+ * Returns once the message is on its way; that is not a confirmation that it
+ * was received.  Messages from this node to @dst with the same tag are
+ * received in the order in which they were sent.
+ *
+ * Return: 0;
+ * -EAGAIN: no room at @dst now, and KCCM_NOWAIT was given;
+ * -ETIMEDOUT: no room at @dst within @timeout_ms;
+ * -EMSGSIZE: @len exceeds what the two nodes accept;
+ * -EHOSTDOWN: @dst is not connected, or was lost while waiting;
+ * -EINVAL: no such peer;
+ * -EDEADLK: it would have to wait, and the caller is a short handler;
+ * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running.
+ */
+int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
+
+/**
+ * kccm_recv() - receive a message
+ * @src: id of the node it must come from, or KCCM_ANY_NODE
+ * @tag: the tag it must have (0..0xffffffff), or KCCM_ANY_TAG
+ * @buf: where it goes
+ * @len: how many bytes @buf holds
+ * @info: if not NULL, filled in on success and with -EMSGSIZE
+ * @timeout_ms: KCCM_FOREVER, KCCM_NOWAIT, or milliseconds
+ *
+ * Of the messages that match, takes the one that arrived first; when none has
+ * arrived, waits for one.  Of several receivers that wait for the same
+ * message, the one that began to wait first gets it.
+ *
+ * Return: 0;
+ * -EMSGSIZE: the message is longer than @len. It stays first in its queue,
+ *	      and its length is in @info->len;
+ * -EAGAIN: nothing has arrived, and KCCM_NOWAIT was given;
+ * -ETIMEDOUT: nothing arrived within @timeout_ms;
+ * -EHOSTDOWN: nothing has arrived from @src, and it is not connected or was
+ *	       lost while waiting (not returned for KCCM_ANY_NODE);
+ * -EINVAL: no such node or tag;
+ * -EDEADLK: it would have to wait, and the caller is a short handler;
+ * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running;
+ * -ESHUTDOWN: KCCM stopped while waiting.
+ */
+int kccm_recv(int src, __s64 tag, void *buf, size_t len,
+	      struct kccm_msg_info *info, long timeout_ms);
+
+/**
+ * kccm_probe() - learn about the next message without receiving it
+ * @src: as for kccm_recv()
+ * @tag: as for kccm_recv()
+ * @info: filled in on success
+ * @timeout_ms: as for kccm_recv()
+ *
+ * Another receiver may take the message before the caller does.
+ *
+ * Return: 0, or as kccm_recv() but for -EMSGSIZE.
+ */
+int kccm_probe(int src, __s64 tag, struct kccm_msg_info *info, long timeout_ms);
+
+/**
+ * enum kccm_class - how a handler is run
+ * @KCCM_SHORT: by the listener thread itself, as a function call. The fastest
+ *	class, and a promise: nothing else of any peer is handled on this node
+ *	until the handler returns. It must not wait for anything remote; calls
+ *	that would return -EDEADLK.
+ * @KCCM_LONG: in a kernel thread of its own. It may sleep and call whatever it
+ *	likes. At most max_long_handlers run at once, further calls queue.
+ */
+enum kccm_class {
+	KCCM_SHORT = 0,
+	KCCM_LONG = 1,
+};
+
+/**
+ * struct kccm_call - one remote call, as its handler sees it
+ * @source: id of the calling node
+ * @func: the number that was called
+ * @args: the arguments; valid until the handler returns
+ * @args_len: their length in bytes
+ * @reply: where to put reply bytes; NULL for an asynchronous call
+ * @reply_max: room at @reply in bytes, 0 for an asynchronous call
+ * @reply_len: set by the handler: how many bytes it has put at @reply (0 on
+ *	entry). More than @reply_max makes the caller's call fail with -EMSGSIZE
+ *	and tells it this length.
+ */
+struct kccm_call {
+	__u32 source;
+	__u32 func;
+	const void *args;
+	size_t args_len;
+	void *reply;
+	size_t reply_max;
+	size_t reply_len;
+};
+
+/**
+ * struct kccm_handler - a function that other nodes may call
+ * @func: the number by which they call it
+ * @class: how it is run
+ * @name: for warnings and statistics; must live as long as the registration
+ * @max_args: longest arguments that it takes, in bytes; a longer call fails at
+ *	its caller with -E2BIG and does not reach the handler
+ * @fn: the function. Its return value is the call's status: 0 or positive for
+ *	success, negative (an errno by convention) for failure
+ * @ctx: handed to @fn
+ * @owner: THIS_MODULE; held while a call is queued for @fn or runs it
+ */
+struct kccm_handler {
+	__u32 func;
+	enum kccm_class class;
+	const char *name;
+	size_t max_args;
+	int (*fn)(struct kccm_call *call, void *ctx);
+	void *ctx;
+	struct module *owner;
+};
+
+/**
+ * kccm_register_handler() - make a function callable from other nodes
+ * @handler: what to register; it is copied
+ *
+ * Return: 0; -EEXIST: @handler->func is taken; -EINVAL: no function, no name,
+ * unknown class, or max_args above this node's max_rcall; -ENOMEM;
+ * -ENODEV: KCCM is not running.
+ */
+int kccm_register_handler(const struct kccm_handler *handler);
+
+/**
+ * kccm_unregister_handler() - take a function back
+ * @func: its number
+ *
+ * From its return on, the handler does not run and will not be run; calls that
+ * had been queued for it have been run. Waits for as long as that takes.
+ *
+ * Return: 0; -ENOENT: not registered; -EDEADLK: called from a handler.
+ */
+int kccm_unregister_handler(__u32 func);
+
+/**
+ * kccm_rcall() - call a function on another node, without waiting for it
+ * @dst: id of the node to run it
+ * @func: its number there
+ * @args: arguments; may be reused as soon as the call returns
+ * @args_len: their length, 0 to the smaller of the two nodes' max_rcall
+ * @timeout_ms: how long to wait while @dst has no room for the call
+ *
+ * The paper's asynchronous rcall. Nothing comes back: if @dst knows no such
+ * function, or it fails there, that is counted and logged at @dst only. Calls
+ * of short handlers on one node run in the order in which they were made.
+ *
+ * Return: 0: the call is on its way; errors as kccm_send().
+ */
+int kccm_rcall(int dst, __u32 func, const void *args, size_t args_len,
+	       long timeout_ms);
+
+/**
+ * kccm_rcall_sync() - call a function on another node and wait for its reply
+ * @dst: id of the node to run it
+ * @func: its number there
+ * @args: arguments
+ * @args_len: their length, 0 to the smaller of the two nodes' max_rcall
+ * @reply: where reply bytes go; may be NULL if @reply_len is NULL or 0
+ * @reply_len: in: room at @reply, at most the smaller of the two nodes'
+ *	max_rcall; out: length of the reply. NULL: no reply bytes are wanted
+ * @status: if not NULL, what the handler returned (0 where it did not run)
+ * @timeout_ms: time for the whole call: KCCM_FOREVER or milliseconds
+ *
+ * Return: 0: the handler ran and returned 0 or more;
+ * -EREMOTEIO: the handler ran and returned a negative value, see @status;
+ * -EOPNOTSUPP: @dst has no such handler;
+ * -E2BIG: @args_len is more than that handler takes;
+ * -EMSGSIZE: the handler ran, but its reply is longer than @reply_len, which
+ *	      now tells its length; or @args_len exceeds what the nodes accept;
+ * -ETIMEDOUT: no reply within @timeout_ms; the handler may still run;
+ * -EHOSTDOWN: @dst is not connected, or was lost before it replied;
+ * -EDEADLK: called from a short handler;
+ * -EINVAL: no such peer, or @timeout_ms is KCCM_NOWAIT;
+ * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running;
+ * -ESHUTDOWN: KCCM stopped, here or there, before the reply.
+ */
+int kccm_rcall_sync(int dst, __u32 func, const void *args, size_t args_len,
+		    void *reply, size_t *reply_len, int *status,
+		    long timeout_ms);
+
+/**
+ * kccm_node_id() - this node's id
+ *
+ * Context: any.
+ * Return: the id, or -ENODEV.
+ */
+int kccm_node_id(void);
+
+/**
+ * kccm_incarnation() - what tells this run of this node from every other run
+ *
+ * Context: any.
+ * Return: the incarnation, never 0; 0 when KCCM is not running.
+ */
+__u64 kccm_incarnation(void);
+
+/**
+ * kccm_members() - list the cluster's nodes
+ * @ids: where their ids go, ascending, this node's own among them
+ * @max: how many @ids holds
+ *
+ * Context: any. The list does not change while KCCM is loaded.
+ * Return: the number of nodes in the cluster, also where it is more than @max;
+ * or -ENODEV.
+ */
+int kccm_members(__u32 *ids, unsigned int max);
+
+/**
+ * kccm_is_up() - whether a node is connected
+ * @node: its id; the own node is always up
+ *
+ * Context: any.
+ */
+bool kccm_is_up(int node);
+
+/**
+ * kccm_wait_up() - wait until a node is connected
+ * @node: its id, or KCCM_ANY_NODE for all peers at once, the paper's fully
+ *	connected state
+ * @timeout_ms: KCCM_FOREVER, KCCM_NOWAIT, or milliseconds
+ *
+ * Return: 0; -EAGAIN or -ETIMEDOUT: not connected (in time); -EINVAL: no such
+ * node; -EDEADLK: it would have to wait, and the caller is a short handler;
+ * -EINTR; -ENODEV; -ESHUTDOWN.
+ */
+int kccm_wait_up(int node, long timeout_ms);
+
+/**
+ * enum kccm_event - what happened to a peer
+ * @KCCM_NODE_DOWN: its connection is gone, and all that waited on it has ended
+ * @KCCM_NODE_UP: it is connected
+ */
+enum kccm_event {
+	KCCM_NODE_DOWN = 0,
+	KCCM_NODE_UP = 1,
+};
+
+/**
+ * struct kccm_subscriber - who wants to hear of peers that come and go
+ * @event: called with the peer's id, what happened, and the incarnation of the
+ *	peer it happened to. Calls come one at a time, from a thread that does
+ *	nothing else: it may sleep and may use KCCM. For one peer, "down" and
+ *	"up" alternate; changes that come faster than the subscriber takes
+ *	them are merged, never reordered: a peer that was lost and is back is
+ *	reported as "down", then "up".
+ * @ctx: handed to @event
+ * @name: for statistics; must live as long as the subscription
+ */
+struct kccm_subscriber {
+	void (*event)(void *ctx, __u32 node, enum kccm_event event,
+		      __u64 incarnation);
+	void *ctx;
+	const char *name;
+};
+
+/**
+ * kccm_subscribe() - hear of peers that come and go
+ * @subscriber: who; copied
+ *
+ * Peers that are up already are reported first, as "up".
+ *
+ * Return: a positive handle for kccm_unsubscribe(); -EINVAL: no function;
+ * -EDEADLK: called from a subscriber; -ENOMEM; -ENODEV: KCCM is not running.
+ */
+int kccm_subscribe(const struct kccm_subscriber *subscriber);
+
+/**
+ * kccm_unsubscribe() - hear no more
+ * @handle: what kccm_subscribe() returned
+ *
+ * From its return on, the subscriber is not being called and will not be.
+ *
+ * Return: 0; -ENOENT: no such handle; -EDEADLK: called from a subscriber.
+ */
+int kccm_unsubscribe(int handle);
+
+#endif /* _KCCM_H */

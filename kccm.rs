@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KCCM: cluster communication between kernels.
+//!
+//! # Where things are
+//!
+//! | module       | what it owns                                                               |
+//! |--------------|----------------------------------------------------------------------------|
+//! | [`api`]      | the exported `kccm_*` functions: checks arguments, calls the node          |
+//! | [`node`]     | one member of a cluster: everything below, started and stopped             |
+//! | [`listener`] | the thread that serves what comes in: frames are handed out there          |
+//! | [`recovery`] | the thread that keeps the node connected: attempts, heartbeats, time-outs  |
+//! | [`sendrecv`] | messages: receive queue and receive-wait queue                             |
+//! | [`rcall`]    | remote calls: calls that wait, handlers, threads for long ones             |
+//! | [`events`]   | subscribers to peers that come and go                                      |
+//! | [`conn`]     | connections: frames, handshake, state machine, credit, transport           |
+//! | [`config`]   | parameters, checked                                                        |
+//! | [`sysfs`]    | what /sys/kernel/kccm shows                                                |
+//! | [`sys`]      | wrappers of kernel C interfaces                                            |
+//!
+//! What decides is pure and tested without sockets or threads: `config`, `conn::{frame, hello, state,
+//! credit}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
+//!
+//! # Locks
+//!
+//! Outermost first. Whoever holds one takes only those below it.
+//!
+//! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
+//!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
+//! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short.
+//! 3. The socket's own lock, inside every operation of a link. The upcalls of a socket come with it,
+//!    or with its spin lock, held, and take only `Queue::ready`.
+//! 4. Spin locks, each a leaf, held with interrupts off and for a bounded time, except that
+//!    `Handlers::table` covers a `try_module_get()`: `Endpoint::queues`, `Calls::table`,
+//!    `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`,
+//!    `Events::flags`, `Waiter::delivery`, `Waiter::answer`. Waking somebody, which takes a lock of
+//!    the scheduler, is allowed under them.
+//!
+//! Nothing is allocated or freed under a spin lock, and no handler, subscriber or link is called.
+//!
+//! # Memory
+//!
+//! KCCM may be called by what writes pages back, so nothing it allocates may wait for I/O: every
+//! exported function and every thread works within a [`sys::noio::Scope`], sockets allocate with
+//! `GFP_NOIO`.
+
+// The suites use neither the exported functions nor sysfs.
+#![cfg_attr(KCCM_KUNIT, allow(dead_code))]
+
+#[cfg(not(KCCM_KUNIT))]
+mod api;
+mod config;
+mod conn;
+mod events;
+mod listener;
+mod node;
+mod rcall;
+mod recovery;
+mod sendrecv;
+mod sys;
+#[cfg(not(KCCM_KUNIT))]
+mod sysfs;
+
+#[cfg(not(KCCM_KUNIT))]
+mod module;
+#[cfg(KCCM_KUNIT)]
+#[path = "tests/kunit/mod.rs"]
+mod module;
+
+use kernel::prelude::*;
+
+#[cfg(not(KCCM_KUNIT))]
+module! {
+    type: module::Module,
+    name: "kccm",
+    authors: ["The KCCM maintainers"],
+    description: "Cluster communication between kernels",
+    license: "GPL",
+    params: {
+        node_id: i64 {
+            default: -1,
+            description: "This node's id, 0..255; one of those in peers (required)",
+        },
+        port: u32 {
+            default: 7700,
+            description: "TCP port of the nodes in peers that are given without one (7700)",
+        },
+        max_message: u32 {
+            default: 16777216,
+            description: "Longest message, bytes (16 MiB)",
+        },
+        queue_bytes: u64 {
+            default: 33554432,
+            description: "What one peer may have queued here in messages, bytes (32 MiB)",
+        },
+        max_rcall: u32 {
+            default: 1048576,
+            description: "Longest arguments, and longest reply, of a remote call, bytes (1 MiB)",
+        },
+        rcall_bytes: u64 {
+            default: 8388608,
+            description: "What one peer may have here in unfinished remote calls, bytes (8 MiB)",
+        },
+        max_long_handlers: u32 {
+            default: 32,
+            description: "How many long handlers run at once; further calls queue (32)",
+        },
+        short_warn_us: u32 {
+            default: 10000,
+            description: "A short handler that runs longer is counted and warned about, microseconds (10000)",
+        },
+        listeners: u32 {
+            default: 1,
+            description: "Listener threads (1)",
+        },
+        dead_ms: u32 {
+            default: 3000,
+            description: "A peer silent for so long is dead, milliseconds (3000)",
+        },
+        handshake_ms: u32 {
+            default: 2000,
+            description: "How long connecting, and the handshake, may take, milliseconds (2000)",
+        },
+        backoff_min_ms: u32 {
+            default: 100,
+            description: "First pause between attempts to connect, milliseconds (100)",
+        },
+        backoff_max_ms: u32 {
+            default: 2000,
+            description: "Longest pause between attempts to connect, milliseconds (2000)",
+        },
+    },
+}
+
+#[cfg(KCCM_KUNIT)]
+module! {
+    type: module::Module,
+    name: "kccm_kunit",
+    authors: ["The KCCM maintainers"],
+    description: "KUnit suites of KCCM",
+    license: "GPL",
+}

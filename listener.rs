@@ -1,0 +1,632 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The listener: the thread at the centre of a node (P4).
+//!
+//! It always waits for something to come in, handles it by its kind, and waits again. A link's
+//! upcall puts its connection on the listener's ready list and wakes it; the listener serves the
+//! connections of that list in turn, each for a bounded number of bytes, so that no peer starves the
+//! others and none is ever polled.
+//!
+//! ```text
+//!   upcall (softirq)         ready list            listener thread
+//!  ----------------->  [conn] [conn] [conn]  --->  serve(conn):
+//!                        ^                           link up?  greeting?  ->  crate::conn::hello
+//!                        |                           bytes -> frames      ->  crate::conn::frame
+//!                        +--- more to read --------- frame -> by its kind:
+//!                                                      Message  -> crate::sendrecv (P6, P7)
+//!                                                      Call     -> crate::rcall (P8)
+//!                                                      Reply    -> crate::rcall, wakes the caller
+//!                                                      Credit   -> wakes senders
+//! ```
+//!
+//! A node has one listener thread or several; then each peer belongs to one of them.
+
+use crate::config::{
+    Addr,
+    NodeId, //
+};
+use crate::conn::credit::{
+    call_cost,
+    message_cost,
+    Lane, //
+};
+use crate::conn::frame::{
+    Bye,
+    Frame,
+    Header,
+    Stop, //
+};
+use crate::conn::hello;
+use crate::conn::hello::{
+    Answer,
+    Claimed,
+    Greeting,
+    Refusal,
+    Reject, //
+};
+use crate::conn::peer::Peer;
+use crate::conn::transport::Notify;
+use crate::conn::{
+    Conn,
+    Held,
+    Phase,
+    Rx, //
+};
+use crate::node::Node;
+use crate::rcall;
+use crate::rcall::{
+    Incoming,
+    Wanted, //
+};
+use crate::sendrecv::Message;
+use crate::sys::clock;
+use crate::sys::clock::Millis;
+use crate::sys::thread;
+use kernel::list::{
+    List,
+    ListArc, //
+};
+use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+use kernel::sync::{
+    new_condvar,
+    new_spinlock_irq,
+    Arc,
+    CondVar,
+    SpinLockIrq, //
+};
+
+/// What one connection may have read before it is the next one's turn, bytes.
+const TURN: usize = 256 << 10;
+
+/// How long to wait before trying again what failed for want of memory, milliseconds.
+const MEMORY_PAUSE: Millis = 10;
+
+struct Ready {
+    conns: List<Conn>,
+    /// A connection has come in on the port.
+    accept: bool,
+    /// Connections that wait for memory are to be tried again.
+    retry: bool,
+    stop: bool,
+}
+
+/// The ready list of one listener thread.
+#[pin_data]
+struct Queue {
+    #[pin]
+    ready: SpinLockIrq<Ready>,
+    #[pin]
+    wake: CondVar,
+    /// The thread, to be recognised.
+    task: Atomic<usize>,
+}
+
+impl Queue {
+    fn new() -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                ready <- new_spinlock_irq!(
+                    Ready {
+                        conns: List::new(),
+                        accept: false,
+                        retry: false,
+                        stop: false,
+                    },
+                    "Queue::ready"
+                ),
+                wake <- new_condvar!("Queue::wake"),
+                task: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Ready)) {
+        what(&mut self.ready.lock());
+        self.wake.notify_one();
+    }
+}
+
+/// The ready lists of a node's listeners.
+pub(crate) struct Queues(KVec<Pin<KBox<Queue>>>);
+
+impl Queues {
+    /// For so many listeners.
+    pub(crate) fn new(listeners: u32) -> Result<Arc<Self>> {
+        let mut queues = KVec::new();
+        for _ in 0..listeners {
+            queues.push(Queue::new()?, GFP_KERNEL)?;
+        }
+        Ok(Arc::new(Self(queues), GFP_KERNEL)?)
+    }
+
+    /// How many listeners there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    /// The listener that a peer belongs to.
+    pub(crate) fn home(&self, peer: NodeId) -> u32 {
+        u32::from(peer) % self.count()
+    }
+
+    /// Has a connection served. Any context.
+    pub(crate) fn schedule(&self, listener: u32, conn: Arc<Conn>) {
+        // Fails if it is on the list already, which will do.
+        if let Ok(entry) = ListArc::try_from_arc(conn) {
+            self.0[listener as usize].tell(|ready| ready.conns.push_back(entry));
+        }
+    }
+
+    /// Has connections accepted. Any context.
+    pub(crate) fn accept(&self) {
+        self.0[0].tell(|ready| ready.accept = true);
+    }
+
+    /// Lets the listeners end once they have nothing to do.
+    pub(crate) fn stop(&self) {
+        for queue in &self.0 {
+            queue.tell(|ready| ready.stop = true);
+        }
+    }
+
+    /// Whether the calling thread is one of the listeners.
+    pub(crate) fn is_listener(&self) -> bool {
+        let current = thread::current_id();
+        self.0.iter().any(|q| q.task.load(Relaxed) == current)
+    }
+}
+
+/// Tells the first listener that the port has connections to accept.
+pub(crate) struct PortCaller(pub(crate) Arc<Queues>);
+
+impl Notify for PortCaller {
+    fn notify(&self) {
+        self.0.accept();
+    }
+}
+
+/// What a listener is woken for.
+enum Wake {
+    Accept,
+    Serve(Arc<Conn>),
+    Retry,
+    Stop,
+}
+
+/// The listener thread number `index` of a node.
+pub(crate) fn run(node: &Arc<Node>, index: u32) {
+    let queue = &node.queues.0[index as usize];
+    queue.task.store(thread::current_id(), Relaxed);
+    let mut listener = Listener {
+        node,
+        index,
+        starved: List::new(),
+    };
+    loop {
+        match listener.wait(queue) {
+            Wake::Accept => listener.accept(),
+            Wake::Serve(conn) => listener.serve(conn),
+            Wake::Retry => {
+                while let Some(conn) = listener.starved.pop_front() {
+                    conn.into_arc().schedule();
+                }
+            }
+            Wake::Stop => break,
+        }
+    }
+    queue.task.store(0, Relaxed);
+}
+
+/// Whether there is more to do for a connection.
+enum Served {
+    /// Not before the link calls.
+    Idle,
+    /// Its turn is over.
+    More,
+    /// There was no memory.
+    Starved,
+}
+
+struct Listener<'a> {
+    node: &'a Arc<Node>,
+    index: u32,
+    /// Connections that wait for memory.
+    starved: List<Conn>,
+}
+
+impl Listener<'_> {
+    fn wait(&mut self, queue: &Queue) -> Wake {
+        let mut ready = queue.ready.lock();
+        loop {
+            if core::mem::take(&mut ready.accept) {
+                return Wake::Accept;
+            }
+            if let Some(entry) = ready.conns.pop_front() {
+                drop(ready);
+                // From here on it can be put on the list again.
+                return Wake::Serve(entry.into_arc());
+            }
+            if core::mem::take(&mut ready.retry) {
+                return Wake::Retry;
+            }
+            if ready.stop {
+                return Wake::Stop;
+            }
+            if self.starved.is_empty() {
+                // Signals do not reach kernel threads.
+                let _ = queue.wake.wait_interruptible(&mut ready);
+            } else {
+                let pause = clock::jiffies(MEMORY_PAUSE);
+                let _ = queue.wake.wait_interruptible_timeout(&mut ready, pause);
+                ready.retry = true;
+            }
+        }
+    }
+
+    // ---- Connections that come in.
+
+    fn accept(&mut self) {
+        loop {
+            match self.node.accept() {
+                Ok(Some(conn)) => {
+                    if let Err(e) = conn.start() {
+                        conn.hang_up(e);
+                    }
+                }
+                Ok(None) => return,
+                Err(e) => {
+                    pr_warn!(
+                        "node {}: a connection could not be accepted: {:?}\n",
+                        self.node.id(),
+                        e
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    // ---- One connection.
+
+    fn serve(&mut self, conn: Arc<Conn>) {
+        if conn.home() != self.index {
+            conn.schedule();
+            return;
+        }
+        let served = {
+            let mut rx = conn.rx.lock();
+            let served = match conn.failure() {
+                None => self.advance(&conn, &mut rx),
+                Some(_) => Ok(Served::Idle),
+            };
+            let served = served.unwrap_or_else(|e| {
+                conn.fail(e, None);
+                Served::Idle
+            });
+            if let Some(error) = conn.failure() {
+                self.close(&conn, &mut rx, error);
+                return;
+            }
+            served
+        };
+        // There may be room to send again.
+        conn.flush();
+        match served {
+            Served::Idle => {}
+            Served::More => conn.schedule(),
+            Served::Starved => {
+                if let Ok(entry) = ListArc::try_from_arc(conn) {
+                    self.starved.push_back(entry);
+                }
+            }
+        }
+    }
+
+    /// A connection has failed: what follows from that, once.
+    fn close(&self, conn: &Arc<Conn>, rx: &mut Rx, error: Error) {
+        rx.held = None;
+        match core::mem::replace(&mut rx.phase, Phase::Closed) {
+            Phase::Dialing(peer) | Phase::AwaitAnswer(peer) | Phase::Open(peer) => {
+                self.node.lost(&peer, conn, error, None);
+            }
+            Phase::AwaitHello | Phase::Greeted(_) => self.node.drop_pending(conn),
+            Phase::Closed => {}
+        }
+    }
+
+    /// Moves a connection on as far as it goes now.
+    fn advance(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Served> {
+        if let Phase::Dialing(peer) = &rx.phase {
+            match conn.status() {
+                Ok(()) => {}
+                Err(e) if e == EINPROGRESS => return Ok(Served::Idle),
+                Err(e) => return Err(e),
+            }
+            let peer = peer.clone();
+            let (known, granted) = peer.linked(conn).ok_or(ECANCELED)?;
+            conn.greet(&hello::hello(
+                &self.node.identity,
+                peer.id,
+                known,
+                granted,
+            ))?;
+            rx.phase = Phase::AwaitAnswer(peer);
+        }
+        let mut read = 0;
+        loop {
+            match self.take(conn, rx)? {
+                Taken::Wanting => {}
+                Taken::Starved => return Ok(Served::Starved),
+                Taken::Elsewhere => return Ok(Served::More),
+            }
+            if conn.failure().is_some() {
+                return Ok(Served::Idle);
+            }
+            if read >= TURN {
+                return Ok(Served::More);
+            }
+            match conn.recv(rx.assembler.space()) {
+                Ok(0) => return Err(ECONNRESET),
+                Ok(n) => {
+                    rx.assembler.commit(n);
+                    read += n;
+                }
+                Err(e) if e == EAGAIN => return Ok(Served::Idle),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Handles what is complete of what has been read.
+    fn take(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Taken> {
+        loop {
+            match &rx.phase {
+                Phase::AwaitHello => {
+                    let Some(bytes) = rx.assembler.take_exact() else {
+                        return Ok(Taken::Wanting);
+                    };
+                    rx.phase = Phase::Greeted(bytes);
+                    // What a peer's connections do is done by one thread.
+                    let home = self.node.queues.home(hello::claimed_id(&bytes));
+                    if home != self.index {
+                        conn.set_home(home);
+                        return Ok(Taken::Elsewhere);
+                    }
+                }
+                Phase::Greeted(bytes) => {
+                    let bytes = *bytes;
+                    let peer = self.greeted(conn, &bytes)?;
+                    rx.phase = Phase::Open(peer);
+                }
+                Phase::AwaitAnswer(peer) => {
+                    let peer = peer.clone();
+                    let Some(bytes) = rx.assembler.take_exact() else {
+                        return Ok(Taken::Wanting);
+                    };
+                    self.answered(conn, rx, &peer, &bytes)?;
+                }
+                Phase::Open(peer) => {
+                    let peer = peer.clone();
+                    return self.frames(conn, rx, &peer);
+                }
+                Phase::Dialing(_) | Phase::Closed => return Ok(Taken::Wanting),
+            }
+        }
+    }
+
+    // ---- The handshake.
+
+    /// A greeting has come in on a connection from wherever: is it a peer's?
+    fn greeted(&self, conn: &Arc<Conn>, bytes: &hello::Bytes) -> Result<Arc<Peer>> {
+        let node = self.node;
+        let mut peer = None;
+        let lately = clock::now().saturating_sub(node.limits().dead_ms.into());
+        let judged = hello::check_hello(bytes, &node.identity, conn.remote.ip(), |id| {
+            let found = node.peer(id)?;
+            let claimed = Claimed {
+                ip: found.addr.ip(),
+                admin_down: found.snapshot().state == crate::conn::state::State::Down,
+                alive: found.alive_since(lately),
+            };
+            peer = Some(found.clone());
+            Some(claimed)
+        });
+        node.drop_pending(conn);
+        match (judged, peer) {
+            (Ok(greeting), Some(peer)) => self.admit(conn, &peer, &greeting).map(|()| peer),
+            (Ok(_), None) => Err(EPROTO),
+            (Err(Reject::Garbage), _) => {
+                pr_warn!(
+                    "node {}: {} is not KCCM: closed\n",
+                    node.id(),
+                    Addr(conn.remote)
+                );
+                Err(EPROTO)
+            }
+            (Err(Reject::Refuse { reason, from }), _) => self.refuse(conn, reason, from),
+        }
+    }
+
+    fn refuse<T>(&self, conn: &Arc<Conn>, reason: Refusal, from: NodeId) -> Result<T> {
+        pr_warn!(
+            "node {}: refused a connection from {} as node {}: {}\n",
+            self.node.id(),
+            Addr(conn.remote),
+            from,
+            reason
+        );
+        // The reason is all that it will be told, so let it get there.
+        conn.greet(&hello::refuse(&self.node.identity, reason))?;
+        conn.hang_up(reason.errno());
+        Err(reason.errno())
+    }
+
+    fn admit(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, greeting: &Greeting) -> Result {
+        if self.node.is_stopping() {
+            return self.refuse(conn, Refusal::Stopping, peer.id);
+        }
+        // A peer that connects again has found its old connection broken.
+        if let Some((old, _)) = peer.session() {
+            old.fail(ECONNRESET, Some(Bye::Replaced));
+            self.node.lost(peer, &old, ECONNRESET, None);
+        }
+        let granted = peer.accepted(conn, greeting).ok_or(ECANCELED)?;
+        conn.greet(&hello::welcome(
+            &self.node.identity,
+            &greeting.peer,
+            granted,
+        ))?;
+        self.node.established(peer, conn, greeting);
+        Ok(())
+    }
+
+    /// The peer that this node has connected to has answered.
+    fn answered(
+        &self,
+        conn: &Arc<Conn>,
+        rx: &mut Rx,
+        peer: &Arc<Peer>,
+        bytes: &hello::Bytes,
+    ) -> Result {
+        let refusal = match hello::check_answer(bytes, &self.node.identity, peer.id) {
+            Ok(Answer::Welcome(greeting)) => {
+                if !peer.welcomed(conn, &greeting) {
+                    return Err(ECANCELED);
+                }
+                self.node.established(peer, conn, &greeting);
+                rx.phase = Phase::Open(peer.clone());
+                return Ok(());
+            }
+            Ok(Answer::Refused(refusal)) => {
+                self.node.refused(peer, refusal, true);
+                refusal
+            }
+            Err(refusal) => {
+                self.node.refused(peer, refusal, false);
+                refusal
+            }
+        };
+        rx.phase = Phase::Closed;
+        conn.fail(refusal.errno(), None);
+        self.node.lost(peer, conn, refusal.errno(), Some(refusal));
+        Ok(())
+    }
+
+    // ---- Frames.
+
+    fn frames(&self, conn: &Arc<Conn>, rx: &mut Rx, peer: &Arc<Peer>) -> Result<Taken> {
+        loop {
+            if conn.failure().is_some() {
+                return Ok(Taken::Wanting);
+            }
+            let held = match rx.held.take() {
+                Some(held) => self.pass_on(held),
+                None => match rx.assembler.next(self.node.identity.bounds) {
+                    Ok(Some(frame)) => self.handle(conn, peer, frame)?,
+                    Ok(None) => return Ok(Taken::Wanting),
+                    Err(Stop::NoMemory) => return Ok(Taken::Starved),
+                    Err(Stop::Malformed(what)) => {
+                        pr_warn!(
+                            "node {}: node {} sent a malformed frame ({:?}): disconnected\n",
+                            self.node.id(),
+                            peer.id,
+                            what
+                        );
+                        conn.fail(EPROTO, Some(Bye::Protocol));
+                        return Ok(Taken::Wanting);
+                    }
+                },
+            };
+            if held.is_some() {
+                rx.held = held;
+                return Ok(Taken::Starved);
+            }
+        }
+    }
+
+    /// Handles a frame by its kind. Returns what there is no memory for now.
+    fn handle(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
+        let stats = &peer.stats;
+        stats.rx_bytes.add(frame.header.payload_len().into());
+        match frame.header {
+            Header::Message { tag, len } => {
+                let charge = peer.charge(Lane::Messages, message_cost(len))?;
+                stats.rx_messages.inc();
+                let message = Message::new(tag, frame.payload, charge);
+                return Ok(self.pass_on(Held::Message(message)));
+            }
+            Header::Call { func, len } => {
+                let charge = peer.charge(Lane::Calls, call_cost(len, 0))?;
+                stats.rx_rcalls.inc();
+                let call = Incoming::new(conn.clone(), func, frame.payload, None, charge);
+                return Ok(self.pass_on(Held::Call(call)));
+            }
+            Header::CallSync {
+                id,
+                func,
+                reply_max,
+                len,
+            } => {
+                let charge = peer.charge(Lane::Calls, call_cost(len, reply_max))?;
+                stats.rx_rcalls.inc();
+                let wanted = Some(Wanted { id, reply_max });
+                let call = Incoming::new(conn.clone(), func, frame.payload, wanted, charge);
+                return Ok(self.pass_on(Held::Call(call)));
+            }
+            Header::Reply {
+                id,
+                outcome,
+                status,
+                needed,
+                ..
+            } => {
+                let reply = rcall::Reply {
+                    outcome,
+                    status,
+                    needed,
+                    bytes: frame.payload,
+                };
+                self.node.calls.complete(peer.id, id, reply);
+            }
+            Header::Credit { lane, limit } => peer.granted(lane, limit)?,
+            Header::Ping => {}
+            Header::Bye(why) => {
+                pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
+                return Err(match why {
+                    Bye::Protocol => EPROTO,
+                    Bye::Stopping | Bye::AdminDown => ESHUTDOWN,
+                    Bye::Reconnect | Bye::Replaced => ECONNRESET,
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands a message or a call to whom it is for; gives it back if there is no memory to.
+    fn pass_on(&self, held: Held) -> Option<Held> {
+        match held {
+            Held::Message(message) => self
+                .node
+                .endpoint
+                .deliver(message)
+                .err()
+                .map(Held::Message),
+            Held::Call(call) => rcall::serve(self.node, call).err().map(Held::Call),
+        }
+    }
+}
+
+/// What came of handling what has been read.
+enum Taken {
+    /// All that is complete has been handled.
+    Wanting,
+    /// There was no memory for the next.
+    Starved,
+    /// Another listener goes on.
+    Elsewhere,
+}

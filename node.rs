@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A node: one member of a cluster, with everything that belongs to it.
+//!
+//! A kernel usually has one, which the module makes from its parameters, but a node is an ordinary
+//! object: the tests join several in one kernel to a cluster.
+
+use crate::config::{
+    Addr,
+    Config,
+    Limits,
+    Member,
+    NodeId,
+    MAX_NODES, //
+};
+use crate::conn::frame::{
+    Bounds,
+    Bye, //
+};
+use crate::conn::hello::{
+    Greeting,
+    Identity,
+    Refusal, //
+};
+use crate::conn::peer::Peer;
+use crate::conn::state::Event;
+use crate::conn::tcp::Tcp;
+use crate::conn::transport::{
+    Port,
+    Transport, //
+};
+use crate::conn::{
+    Conn,
+    Phase, //
+};
+use crate::events;
+use crate::events::Events;
+use crate::listener;
+use crate::listener::{
+    PortCaller,
+    Queues, //
+};
+use crate::rcall::calls::Calls;
+use crate::rcall::handlers::{
+    Handler,
+    Handlers, //
+};
+use crate::rcall::pool::Pool;
+use crate::recovery;
+use crate::recovery::Recovery;
+use crate::sendrecv::Endpoint;
+use crate::sys::clock;
+use crate::sys::clock::Millis;
+use crate::sys::net::Net;
+use crate::sys::thread::Thread;
+use crate::sys::wait::{
+    Timeout,
+    WaitQueue, //
+};
+use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+use kernel::sync::{
+    new_mutex,
+    static_lock_class,
+    Arc,
+    Mutex, //
+};
+
+/// Connections that have come in and not yet greeted: at most so many, beside one for each peer.
+const MAX_PENDING: usize = 64;
+
+/// A connection that has come in and not yet greeted.
+struct Pending {
+    conn: Arc<Conn>,
+    until: Millis,
+}
+
+/// A node. Made by [`Running::start`].
+#[pin_data]
+pub(crate) struct Node {
+    config: Config,
+    /// What it says of itself.
+    pub(crate) identity: Identity,
+    peers: KVec<Arc<Peer>>,
+    /// The network that it is on.
+    pub(crate) transport: KBox<dyn Transport>,
+    /// The listeners' ready lists.
+    pub(crate) queues: Arc<Queues>,
+    /// Messages that have come in, and who waits for some.
+    #[pin]
+    pub(crate) endpoint: Endpoint,
+    /// Calls that wait for their reply.
+    #[pin]
+    pub(crate) calls: Calls,
+    /// What other nodes may call.
+    #[pin]
+    pub(crate) handlers: Handlers,
+    /// The threads for long handlers.
+    #[pin]
+    pub(crate) pool: Pool,
+    /// Who wants to know of peers that come and go.
+    #[pin]
+    pub(crate) events: Events,
+    /// What keeps it connected.
+    #[pin]
+    pub(crate) recovery: Recovery,
+    #[pin]
+    port: Mutex<Option<KBox<dyn Port>>>,
+    #[pin]
+    pending: Mutex<KVec<Pending>>,
+    /// Notified when a peer comes or goes.
+    #[pin]
+    ups: WaitQueue,
+    stopping: Atomic<bool>,
+}
+
+impl Node {
+    fn new(config: Config, net: Net) -> Result<Arc<Self>> {
+        let limits = config.limits;
+        let identity = Identity {
+            id: config.me.id,
+            cluster: config.cluster,
+            // New at every load, and never 0.
+            incarnation: clock::random().max(1),
+            dead_ms: limits.dead_ms,
+            bounds: Bounds {
+                message: limits.max_message,
+                rcall: limits.max_rcall,
+            },
+            windows: [limits.queue_bytes, limits.rcall_bytes],
+        };
+        let mut peers = KVec::with_capacity(config.members.len(), GFP_KERNEL)?;
+        for member in config.members.iter().filter(|m| m.id != config.me.id) {
+            peers.push(Peer::new(config.me.id, member, &limits)?, GFP_KERNEL)?;
+        }
+        let transport: KBox<dyn Transport> = KBox::new(Tcp::new(net), GFP_KERNEL)?;
+        let queues = Queues::new(limits.listeners)?;
+        Arc::try_pin_init(
+            try_pin_init!(Self {
+                config,
+                identity,
+                peers,
+                transport,
+                queues,
+                endpoint <- Endpoint::new(),
+                calls <- Calls::new(),
+                handlers <- Handlers::new(),
+                pool <- Pool::new(limits.max_long_handlers),
+                events <- Events::new(),
+                recovery <- Recovery::new(),
+                port <- new_mutex!(None, "Node::port"),
+                pending <- new_mutex!(KVec::new(), "Node::pending"),
+                ups <- WaitQueue::new(c"Node::ups", static_lock_class!()),
+                stopping: Atomic::new(false),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.id
+    }
+
+    /// Its entry among the members.
+    pub(crate) fn me(&self) -> &Member {
+        &self.config.me
+    }
+
+    /// All nodes of the cluster.
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.config.members
+    }
+
+    /// Its bounds.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// All other nodes, by ascending id.
+    pub(crate) fn peers(&self) -> &[Arc<Peer>] {
+        &self.peers
+    }
+
+    /// Another node.
+    pub(crate) fn peer(&self, id: NodeId) -> Option<&Arc<Peer>> {
+        let index = self.peers.binary_search_by_key(&id, |p| p.id).ok()?;
+        self.peers.get(index)
+    }
+
+    /// Whether it is being stopped.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    // ---- Connections that come in.
+
+    /// Takes a connection that has come in on the port; `None` when there is no more.
+    pub(crate) fn accept(&self) -> Result<Option<Arc<Conn>>> {
+        let port = self.port.lock();
+        let Some(port) = &*port else {
+            return Ok(None);
+        };
+        let (link, remote) = match port.accept() {
+            Ok(accepted) => accepted,
+            Err(e) if e == EAGAIN => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut pending = self.pending.lock();
+        if pending.len() >= MAX_PENDING + MAX_NODES {
+            drop(pending);
+            link.close(false);
+            pr_warn!(
+                "node {}: too many connections without a greeting, one from {} closed\n",
+                self.id(),
+                Addr(remote)
+            );
+            return Err(EBUSY);
+        }
+        pending.reserve(1, GFP_KERNEL)?;
+        let conn = Conn::new(link, remote, self.queues.clone(), 0, Phase::AwaitHello)?;
+        let until = clock::now() + Millis::from(self.limits().handshake_ms);
+        let entry = Pending {
+            conn: conn.clone(),
+            until,
+        };
+        pending.push(entry, GFP_KERNEL)?;
+        drop(pending);
+        self.recovery.wake();
+        Ok(Some(conn))
+    }
+
+    /// A connection has greeted, or has ended.
+    pub(crate) fn drop_pending(&self, conn: &Arc<Conn>) {
+        let mut pending = self.pending.lock();
+        let index = pending.iter().position(|p| Arc::ptr_eq(&p.conn, conn));
+        let removed = index.and_then(|i| pending.remove(i).ok());
+        drop(pending);
+        drop(removed);
+    }
+
+    /// Ends connections that have not greeted in time. Returns when to look again.
+    pub(crate) fn expire_pending(&self) -> Millis {
+        let now = clock::now();
+        loop {
+            let pending = self.pending.lock();
+            let next = pending.iter().min_by_key(|p| p.until);
+            let Some((conn, until)) = next.map(|p| (p.conn.clone(), p.until)) else {
+                return Millis::MAX;
+            };
+            drop(pending);
+            if until > now {
+                return until;
+            }
+            pr_warn!(
+                "node {}: {} did not greet within {} ms: closed\n",
+                self.id(),
+                Addr(conn.remote),
+                self.limits().handshake_ms
+            );
+            self.drop_pending(&conn);
+            conn.hang_up(ETIMEDOUT);
+        }
+    }
+
+    // ---- Peers that come and go.
+
+    /// A connection to a peer has been established.
+    pub(crate) fn established(&self, peer: &Peer, conn: &Arc<Conn>, greeting: &Greeting) {
+        pr_info!(
+            "node {}: connected to node {} at {} (incarnation {:016x})\n",
+            self.id(),
+            peer.id,
+            Addr(conn.remote),
+            greeting.peer.incarnation
+        );
+        peer.regrant(conn);
+        self.recovery.wake();
+        self.ups.notify_all();
+        self.events.changed();
+    }
+
+    /// A connection to a peer has ended: all that waits for the peer ends with it.
+    pub(crate) fn lost(
+        &self,
+        peer: &Peer,
+        conn: &Arc<Conn>,
+        error: Error,
+        refusal: Option<Refusal>,
+    ) {
+        if let Some(ended) = peer.lost(conn, error, refusal) {
+            self.calls.fail(Some(peer.id), EHOSTDOWN);
+            self.endpoint.fail_source(peer.id, EHOSTDOWN);
+            pr_info!(
+                "node {}: lost node {} (incarnation {:016x}): {:?}\n",
+                self.id(),
+                peer.id,
+                ended.incarnation,
+                error
+            );
+            self.ups.notify_all();
+            self.events.changed();
+        }
+        self.recovery.wake();
+    }
+
+    /// A peer, or what is at its address, will not talk to this node, or this node not to it.
+    ///
+    /// The attempt is made again and again, so only a new reason is logged.
+    pub(crate) fn refused(&self, peer: &Peer, refusal: Refusal, by_peer: bool) {
+        if peer.snapshot().last_refusal == Some(refusal) {
+            return;
+        }
+        pr_warn!(
+            "node {}: {} node {} at {}: {}\n",
+            self.id(),
+            if by_peer { "refused by" } else { "refused" },
+            peer.id,
+            Addr(peer.addr),
+            refusal
+        );
+    }
+
+    /// Waits until a peer, or all if `None`, are connected. See `kccm_wait_up()`.
+    pub(crate) fn wait_up(&self, id: Option<NodeId>, timeout: Timeout) -> Result {
+        let peer = match id {
+            Some(id) if id == self.id() => return Ok(()),
+            Some(id) => Some(self.peer(id).ok_or(EINVAL)?),
+            None => None,
+        };
+        let up = || match peer {
+            Some(peer) => peer.is_up(),
+            None => self.peers.iter().all(|p| p.is_up()),
+        };
+        if up() {
+            return Ok(());
+        }
+        if timeout != Timeout::NoWait && self.queues.is_listener() {
+            return Err(EDEADLK);
+        }
+        self.ups.wait_until(timeout, || {
+            if up() {
+                Some(Ok(()))
+            } else if self.is_stopping() {
+                Some(Err(ESHUTDOWN))
+            } else {
+                None
+            }
+        })?
+    }
+
+    // ---- The administrator.
+
+    /// Takes a peer down, or up again.
+    pub(crate) fn set_admin_down(&self, peer: &Peer, down: bool) {
+        let event = if down {
+            Event::AdminDown
+        } else {
+            Event::AdminUp
+        };
+        pr_info!(
+            "node {}: node {} is taken {} by the administrator\n",
+            self.id(),
+            peer.id,
+            if down { "down" } else { "up" }
+        );
+        if let Some(conn) = peer.admin(event) {
+            conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
+        }
+        self.recovery.wake();
+    }
+
+    /// Ends the connection to a peer; it is made again.
+    pub(crate) fn reconnect(&self, peer: &Peer) {
+        if let Some(conn) = peer.conn() {
+            conn.fail(ECONNABORTED, Some(Bye::Reconnect));
+        }
+        peer.admin(Event::Hurry);
+        self.recovery.wake();
+    }
+
+    // ---- Handlers.
+
+    /// Registers a handler. See `kccm_register_handler()`.
+    pub(crate) fn register(&self, handler: Handler) -> Result {
+        if handler.max_args > self.limits().max_rcall as usize {
+            return Err(EINVAL);
+        }
+        self.handlers.register(handler)
+    }
+
+    /// Takes a handler back. See `kccm_unregister_handler()`.
+    pub(crate) fn unregister(&self, func: u32) -> Result {
+        if self.queues.is_listener() || self.pool.is_member() {
+            return Err(EDEADLK);
+        }
+        self.handlers.unregister(func)
+    }
+}
+
+/// A node and its threads. Dropping it stops the node: peers are told, whoever waits is told, and
+/// when that is done no thread and no connection of it is left.
+pub(crate) struct Running {
+    node: Arc<Node>,
+    listeners: KVec<Thread>,
+    recovery: Option<Thread>,
+    events: Option<Thread>,
+}
+
+impl Running {
+    /// Makes a node and starts it. Process context.
+    pub(crate) fn start(config: Config, net: Net) -> Result<Self> {
+        let node = Node::new(config, net)?;
+        // From here on `drop()` takes back whatever has been done.
+        let mut running = Self {
+            node: node.clone(),
+            listeners: KVec::new(),
+            recovery: None,
+            events: None,
+        };
+        let id = node.id();
+        for index in 0..node.queues.count() {
+            let arg = node.clone();
+            let thread = Thread::spawn(fmt!("kccm{id}/listen{index}"), move || {
+                listener::run(&arg, index)
+            })?;
+            running.listeners.push(thread, GFP_KERNEL)?;
+        }
+        let arg = node.clone();
+        running.events = Some(Thread::spawn(fmt!("kccm{id}/events"), move || {
+            events::run(&arg)
+        })?);
+        let addr = node.me().addr;
+        let notify = KBox::new(PortCaller(node.queues.clone()), GFP_KERNEL)?;
+        let port = node.transport.listen(&addr, notify).inspect_err(|e| {
+            pr_err!(
+                "node {}: cannot listen at {}: {:?}; is that address this machine's, and the port free?\n",
+                id,
+                Addr(addr),
+                e
+            );
+        })?;
+        *node.port.lock() = Some(port);
+        node.queues.accept();
+        let arg = node.clone();
+        running.recovery = Some(Thread::spawn(fmt!("kccm{id}/recovery"), move || {
+            recovery::run(&arg)
+        })?);
+        Ok(running)
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let node = &self.node;
+        // 1. Nothing new: no waits, no attempts, no connections.
+        node.stopping.store(true, Relaxed);
+        node.recovery.stop();
+        self.recovery = None;
+        let port = node.port.lock().take();
+        if let Some(port) = port {
+            port.close();
+        }
+        // 2. Calls that wait for a thread are told now, while they can be; those that run finish.
+        node.pool.stop();
+        // 3. Every connection ends, the peers being told; the listeners see to what follows from
+        //    that and end when nothing is left to do.
+        for peer in node.peers() {
+            if let Some(conn) = peer.conn() {
+                conn.fail(ESHUTDOWN, Some(Bye::Stopping));
+            }
+        }
+        let pending = core::mem::take(&mut *node.pending.lock());
+        for entry in &pending {
+            entry.conn.hang_up(ESHUTDOWN);
+        }
+        drop(pending);
+        node.queues.stop();
+        self.listeners.clear();
+        // 4. Whoever still waits, for anything.
+        node.calls.fail(None, ESHUTDOWN);
+        node.endpoint.close();
+        node.ups.notify_all();
+        node.events.stop();
+        self.events = None;
+    }
+}

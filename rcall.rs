@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Remote calls (P8, P9).
+//!
+//! | file       | what it owns                                                       |
+//! |------------|--------------------------------------------------------------------|
+//! | `calls`    | calls of this node that wait for their reply                       |
+//! | `handlers` | the functions that other nodes may call, and who is running them   |
+//! | `pool`     | the threads that run long handlers                                 |
+//! | this file  | making a call; running one, in the listener or by way of the pool  |
+//!
+//! ```text
+//!  caller                               node that is called
+//!  rcall ------ Call ---------------->  listener: handler short?  runs it itself (figure 5)
+//!                                                         long?   a thread runs it (figure 4)
+//!  rcall_sync - CallSync(id) -------->  likewise, then
+//!   sleeps  <-- Reply(id, status) ----  whoever ran it sends what it returned
+//! ```
+
+pub(crate) mod calls;
+pub(crate) mod handlers;
+pub(crate) mod pool;
+
+pub(crate) use calls::Reply;
+
+use crate::config::NodeId;
+use crate::conn::credit::{
+    call_cost,
+    Lane, //
+};
+use crate::conn::frame::{
+    zeroed,
+    Header,
+    Outcome, //
+};
+use crate::conn::peer::Charge;
+use crate::conn::tx::OutFrame;
+use crate::conn::Conn;
+use crate::node::Node;
+use crate::sys::clock;
+use crate::sys::wait::Timeout;
+use handlers::{
+    Call,
+    Class,
+    Running, //
+};
+use kernel::list::ListArc;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// What the caller of a synchronous call wants back.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The call, to name in the reply.
+    pub(crate) id: u64,
+    /// How long the reply may be.
+    pub(crate) reply_max: u32,
+}
+
+/// A call that has come in.
+pub(crate) struct Incoming {
+    conn: Arc<Conn>,
+    func: u32,
+    args: KVVec<u8>,
+    wanted: Option<Wanted>,
+    charge: Charge,
+}
+
+impl Incoming {
+    /// From a frame, which has been charged for.
+    pub(crate) fn new(
+        conn: Arc<Conn>,
+        func: u32,
+        args: KVVec<u8>,
+        wanted: Option<Wanted>,
+        charge: Charge,
+    ) -> Self {
+        Self {
+            conn,
+            func,
+            args,
+            wanted,
+            charge,
+        }
+    }
+
+    /// Replies, if a reply is wanted; the call is over.
+    fn reply(self, outcome: Outcome, status: i32, needed: usize, bytes: KVVec<u8>) {
+        let Some(wanted) = self.wanted else {
+            self.note_failure(outcome, status);
+            return;
+        };
+        let len = bytes.len() as u32;
+        let header = Header::Reply {
+            id: wanted.id,
+            outcome,
+            status,
+            needed: u32::try_from(needed).unwrap_or(u32::MAX),
+            len,
+        };
+        let peer = self.charge.peer().clone();
+        let sent = OutFrame::new(header, bytes, Some(self.charge))
+            .and_then(|frame| self.conn.transmit(frame));
+        match sent {
+            Ok(()) => peer.stats.tx_bytes.add(len.into()),
+            // The caller is waiting, and the end of the connection is what tells it.
+            Err(e) => self.conn.fail(e, None),
+        }
+    }
+
+    /// Nobody is told of an asynchronous call that fails, so it is counted, and logged each time that
+    /// the count doubles.
+    fn note_failure(&self, outcome: Outcome, status: i32) {
+        if outcome == Outcome::Ran && status >= 0 {
+            return;
+        }
+        let peer = self.charge.peer();
+        peer.stats.failed_rcalls.inc();
+        let count = peer.stats.failed_rcalls.get();
+        if count.is_power_of_two() {
+            pr_warn!(
+                "asynchronous rcall {:#x} from node {} failed: {:?}, status {} ({} such failures)\n",
+                self.func,
+                peer.id,
+                outcome,
+                status,
+                count
+            );
+        }
+    }
+
+    fn refuse(self, outcome: Outcome) {
+        self.reply(outcome, 0, 0, KVVec::new());
+    }
+}
+
+/// Serves a call that has come in. Called by the listener; gives the call back if there is no memory
+/// to serve it now.
+pub(crate) fn serve(node: &Arc<Node>, call: Incoming) -> Result<(), Incoming> {
+    let running = match node.handlers.begin(call.func, call.args.len()) {
+        Ok(running) => running,
+        Err(outcome) => {
+            call.refuse(outcome);
+            return Ok(());
+        }
+    };
+    match running.class() {
+        Class::Short => {
+            let before = clock::stopwatch();
+            run(call, &running);
+            let micros = before.elapsed().as_micros_ceil().unsigned_abs();
+            if running.took(node.id(), micros, node.limits().short_warn_us) {
+                node.handlers.slow.inc();
+            }
+            Ok(())
+        }
+        Class::Long => match pool::Job::new(call, running) {
+            Ok(job) => {
+                if node.pool.submit(job) {
+                    node.recovery.wake();
+                }
+                Ok(())
+            }
+            Err(call) => Err(call),
+        },
+    }
+}
+
+/// Runs a handler, and replies.
+pub(crate) fn run(call: Incoming, running: &Running) {
+    let room = call.wanted.map_or(0, |w| w.reply_max as usize);
+    let Ok(mut reply) = zeroed(room) else {
+        call.refuse(Outcome::NoMemory);
+        return;
+    };
+    let mut view = Call {
+        source: call.charge.peer().id,
+        func: call.func,
+        args: &call.args,
+        reply: call.wanted.map(|_| &mut reply[..]),
+        reply_len: 0,
+    };
+    let status = running.run(&mut view);
+    let needed = view.reply_len;
+    if call.wanted.is_some() && needed > room {
+        call.reply(Outcome::ReplyTooLong, status, needed, KVVec::new());
+    } else {
+        reply.truncate(needed);
+        call.reply(Outcome::Ran, status, needed, reply);
+    }
+}
+
+/// Drops a call that will not be run, because the node is stopping.
+pub(crate) fn abandon(call: Incoming) {
+    call.refuse(Outcome::Stopping);
+}
+
+/// Why a synchronous call did not succeed.
+pub(crate) struct Failure {
+    /// The error.
+    pub(crate) error: Error,
+    /// What the handler returned, if it ran.
+    pub(crate) status: i32,
+    /// The length of a reply that was too long.
+    pub(crate) needed: Option<usize>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            status: 0,
+            needed: None,
+        }
+    }
+}
+
+/// What a synchronous call has brought.
+pub(crate) struct Success {
+    /// What the handler returned.
+    pub(crate) status: i32,
+    /// Length of the reply.
+    pub(crate) len: usize,
+}
+
+impl Node {
+    /// Makes an asynchronous call. See `kccm_rcall()`.
+    pub(crate) fn rcall(&self, dst: NodeId, func: u32, args: &[u8], timeout: Timeout) -> Result {
+        let len = self.check_args(dst, args.len(), 0)?;
+        let frame = call_frame(Header::Call { func, len }, args)?;
+        self.place_call(dst, call_cost(len, 0), frame, timeout)
+    }
+
+    /// Makes a synchronous call. See `kccm_rcall_sync()`.
+    pub(crate) fn rcall_sync(
+        &self,
+        dst: NodeId,
+        func: u32,
+        args: &[u8],
+        reply: &mut [u8],
+        timeout: Timeout,
+    ) -> Result<Success, Failure> {
+        if timeout == Timeout::NoWait {
+            return Err(EINVAL.into());
+        }
+        if self.queues.is_listener() {
+            return Err(EDEADLK.into());
+        }
+        let started = clock::now();
+        let len = self.check_args(dst, args.len(), reply.len())?;
+        let reply_max = reply.len() as u32;
+        let call = self.calls.begin(dst)?;
+        let header = Header::CallSync {
+            id: call.id(),
+            func,
+            reply_max,
+            len,
+        };
+        let frame = call_frame(header, args)?;
+        self.place_call(dst, call_cost(len, reply_max), frame, timeout)?;
+        let answer = call.wait(timeout.left(started))?;
+        judge(answer, reply)
+    }
+
+    /// Checks what a call would need to be carried; the length of its arguments.
+    fn check_args(&self, dst: NodeId, args: usize, reply: usize) -> Result<u32> {
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let max = peer.bounds().ok_or(EHOSTDOWN)?.rcall;
+        if args > max as usize || reply > max as usize {
+            return Err(EMSGSIZE);
+        }
+        Ok(args as u32)
+    }
+
+    fn place_call(
+        &self,
+        dst: NodeId,
+        cost: u64,
+        frame: ListArc<OutFrame>,
+        timeout: Timeout,
+    ) -> Result {
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let bytes = frame.payload_len() as u64;
+        let conn = peer.admit(Lane::Calls, cost, timeout, !self.queues.is_listener())?;
+        conn.transmit(frame)?;
+        peer.stats.tx_rcalls.inc();
+        peer.stats.tx_bytes.add(bytes);
+        Ok(())
+    }
+}
+
+fn call_frame(header: Header, args: &[u8]) -> Result<ListArc<OutFrame>> {
+    let mut bytes = KVVec::with_capacity(args.len(), GFP_KERNEL)?;
+    bytes.extend_from_slice(args, GFP_KERNEL)?;
+    OutFrame::new(header, bytes, None)
+}
+
+/// Tells the caller of a synchronous call what its reply means.
+fn judge(answer: Reply, reply: &mut [u8]) -> Result<Success, Failure> {
+    let error = match answer.outcome {
+        Outcome::Ran if answer.status < 0 => EREMOTEIO,
+        Outcome::Ran => {
+            // The other side knows how much room there is; if it does not keep to that, cut it off.
+            let len = answer.bytes.len().min(reply.len());
+            reply[..len].copy_from_slice(&answer.bytes[..len]);
+            return Ok(Success {
+                status: answer.status,
+                len,
+            });
+        }
+        Outcome::NoHandler => EOPNOTSUPP,
+        Outcome::ArgsTooLong => E2BIG,
+        Outcome::ReplyTooLong => EMSGSIZE,
+        Outcome::NoMemory => ENOMEM,
+        Outcome::Stopping => ESHUTDOWN,
+    };
+    // A handler that failed may have said more about it.
+    let len = answer.bytes.len().min(reply.len());
+    reply[..len].copy_from_slice(&answer.bytes[..len]);
+    Err(Failure {
+        error,
+        status: answer.status,
+        needed: match answer.outcome {
+            Outcome::Ran | Outcome::ReplyTooLong => Some(answer.needed as usize),
+            _ => None,
+        },
+    })
+}

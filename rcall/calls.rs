@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Synchronous calls of this node that wait for their reply.
+
+use crate::config::NodeId;
+use crate::conn::frame::Outcome;
+use crate::sys::wait::{
+    OneShot,
+    Timeout, //
+};
+use kernel::prelude::*;
+use kernel::rbtree::{
+    RBTree,
+    RBTreeNode, //
+};
+use kernel::sync::{
+    new_spinlock_irq,
+    Arc,
+    SpinLockIrq, //
+};
+
+/// The reply to a call, as it came in.
+pub(crate) struct Reply {
+    /// What became of the call.
+    pub(crate) outcome: Outcome,
+    /// What the handler returned.
+    pub(crate) status: i32,
+    /// How long the reply is, also where it was too long to be sent.
+    pub(crate) needed: u32,
+    /// The reply.
+    pub(crate) bytes: KVVec<u8>,
+}
+
+#[pin_data]
+struct Waiter {
+    dst: NodeId,
+    #[pin]
+    answer: SpinLockIrq<Option<Result<Reply>>>,
+    #[pin]
+    done: OneShot,
+}
+
+impl Waiter {
+    fn complete(&self, answer: Result<Reply>) {
+        *self.answer.lock() = Some(answer);
+        self.done.fire();
+    }
+}
+
+struct Table {
+    next: u64,
+    waiting: RBTree<u64, Arc<Waiter>>,
+}
+
+/// The calls of a node.
+#[pin_data]
+pub(crate) struct Calls {
+    #[pin]
+    table: SpinLockIrq<Table>,
+}
+
+impl Calls {
+    /// None yet.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            table <- new_spinlock_irq!(
+                Table {
+                    next: 1,
+                    waiting: RBTree::new(),
+                },
+                "Calls::table"
+            ),
+        })
+    }
+
+    /// Enters a call, which can be completed from now on. Process context.
+    pub(crate) fn begin(&self, dst: NodeId) -> Result<Pending<'_>> {
+        let waiter = Arc::pin_init(
+            pin_init!(Waiter {
+                dst,
+                answer <- new_spinlock_irq!(None, "Waiter::answer"),
+                done <- OneShot::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let reservation = kernel::rbtree::RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let mut table = self.table.lock();
+        let id = table.next;
+        table.next += 1;
+        table
+            .waiting
+            .insert(reservation.into_node(id, waiter.clone()));
+        Ok(Pending {
+            calls: self,
+            id,
+            waiter,
+        })
+    }
+
+    fn remove(&self, id: u64) -> Option<RBTreeNode<u64, Arc<Waiter>>> {
+        // What is removed is freed by the caller, without the lock.
+        self.table.lock().waiting.remove_node(&id)
+    }
+
+    /// A reply has come in from `source`. One that nobody waits for any more is dropped.
+    pub(crate) fn complete(&self, source: NodeId, id: u64, reply: Reply) {
+        let ours = match self.table.lock().waiting.get(&id) {
+            Some(waiter) => waiter.dst == source,
+            None => false,
+        };
+        if !ours {
+            return;
+        }
+        if let Some(node) = self.remove(id) {
+            node.to_key_value().1.complete(Ok(reply));
+        }
+    }
+
+    /// Completes all calls to `dst`, or all if `None`, with an error.
+    pub(crate) fn fail(&self, dst: Option<NodeId>, error: Error) {
+        loop {
+            let id = self
+                .table
+                .lock()
+                .waiting
+                .iter()
+                .find(|(_, waiter)| dst.is_none_or(|dst| waiter.dst == dst))
+                .map(|(id, _)| *id);
+            let Some(id) = id else {
+                return;
+            };
+            if let Some(node) = self.remove(id) {
+                node.to_key_value().1.complete(Err(error));
+            }
+        }
+    }
+
+    /// How many are waiting.
+    pub(crate) fn waiting(&self) -> usize {
+        self.table.lock().waiting.keys().count()
+    }
+}
+
+/// A call that waits for its reply; no longer when this is dropped.
+pub(crate) struct Pending<'a> {
+    calls: &'a Calls,
+    id: u64,
+    waiter: Arc<Waiter>,
+}
+
+impl Pending<'_> {
+    /// What its reply will name.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for the reply.
+    pub(crate) fn wait(self, timeout: Timeout) -> Result<Reply> {
+        if let Err(e) = self.waiter.done.wait(timeout) {
+            if self.calls.remove(self.id).is_some() {
+                return Err(e);
+            }
+            // It is being completed at this moment.
+            self.waiter.done.settle();
+        }
+        let answer = self.waiter.answer.lock().take();
+        answer.unwrap_or(Err(EIO))
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        drop(self.calls.remove(self.id));
+    }
+}

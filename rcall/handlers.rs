@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The functions that other nodes may call.
+
+use crate::config::NodeId;
+use crate::conn::frame::Outcome;
+use crate::conn::peer::Counter;
+use crate::sys::owner::{
+    Owner,
+    Pinned, //
+};
+use crate::sys::wait::WaitQueue;
+use kernel::prelude::*;
+use kernel::rbtree::{
+    RBTree,
+    RBTreeNodeReservation, //
+};
+use kernel::sync::atomic::{
+    Acquire,
+    Atomic,
+    Relaxed,
+    Release, //
+};
+use kernel::sync::{
+    new_spinlock_irq,
+    static_lock_class,
+    Arc,
+    SpinLockIrq, //
+};
+
+/// How a handler is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    /// By the listener itself.
+    Short,
+    /// In a thread of its own.
+    Long,
+}
+
+/// A call, as its handler sees it.
+pub(crate) struct Call<'a> {
+    /// The calling node.
+    pub(crate) source: NodeId,
+    /// The number that was called.
+    pub(crate) func: u32,
+    /// The arguments.
+    pub(crate) args: &'a [u8],
+    /// Where the reply goes; `None` for an asynchronous call.
+    pub(crate) reply: Option<&'a mut [u8]>,
+    /// How long the handler made the reply, or would have.
+    pub(crate) reply_len: usize,
+}
+
+/// A function that can be called.
+pub(crate) trait Serve: Send + Sync {
+    /// Runs it; returns the call's status.
+    fn serve(&self, call: &mut Call<'_>) -> i32;
+}
+
+impl<F: Fn(&mut Call<'_>) -> i32 + Send + Sync> Serve for F {
+    fn serve(&self, call: &mut Call<'_>) -> i32 {
+        self(call)
+    }
+}
+
+/// A handler.
+pub(crate) struct Handler {
+    /// The number it is called by.
+    pub(crate) func: u32,
+    /// How it is run.
+    pub(crate) class: Class,
+    /// For the log and for statistics.
+    pub(crate) name: kernel::str::CString,
+    /// The longest arguments it takes.
+    pub(crate) max_args: usize,
+    /// The module that its code is in.
+    pub(crate) owner: Owner,
+    /// The function.
+    pub(crate) function: KBox<dyn Serve>,
+}
+
+/// A handler in the table.
+struct Registered {
+    handler: Handler,
+    /// Calls that run, or wait for a thread.
+    active: Atomic<usize>,
+    /// Calls that took longer than they should.
+    slow: Counter,
+}
+
+/// The handlers of a node.
+#[pin_data]
+pub(crate) struct Handlers {
+    #[pin]
+    table: SpinLockIrq<RBTree<u32, Arc<Registered>>>,
+    /// Those who unregister a handler wait for it to be idle.
+    idle: Arc<WaitQueue>,
+    /// Times that a short handler took longer than it should.
+    pub(crate) slow: Counter,
+}
+
+impl Handlers {
+    /// None yet.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            table <- new_spinlock_irq!(RBTree::new(), "Handlers::table"),
+            idle: Arc::pin_init(
+                WaitQueue::new(c"Handlers::idle", static_lock_class!()),
+                GFP_KERNEL,
+            )?,
+            slow: Counter::default(),
+        }? Error)
+    }
+
+    /// Enters a handler. `EEXIST` if its number is taken.
+    pub(crate) fn register(&self, handler: Handler) -> Result {
+        let func = handler.func;
+        let registered = Arc::new(
+            Registered {
+                handler,
+                active: Atomic::new(0),
+                slow: Counter::default(),
+            },
+            GFP_KERNEL,
+        )?;
+        let reservation = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let mut table = self.table.lock();
+        if table.get(&func).is_some() {
+            drop(table);
+            return Err(EEXIST);
+        }
+        table.insert(reservation.into_node(func, registered));
+        Ok(())
+    }
+
+    /// Takes a handler out, and waits until it does not run and no call for it is queued.
+    ///
+    /// Not from a handler.
+    pub(crate) fn unregister(&self, func: u32) -> Result {
+        let node = self.table.lock().remove_node(&func).ok_or(ENOENT)?;
+        let (_, registered) = node.to_key_value();
+        // Also one who was killed must not go on while the handler runs.
+        self.idle
+            .wait_unkillable(|| registered.active.load(Acquire) == 0);
+        Ok(())
+    }
+
+    /// Begins a call: from now on the handler stays, and so does its module, until what is returned
+    /// is dropped. Any context.
+    pub(crate) fn begin(&self, func: u32, args: usize) -> Result<Running, Outcome> {
+        let table = self.table.lock();
+        let registered = table.get(&func).ok_or(Outcome::NoHandler)?;
+        if args > registered.handler.max_args {
+            return Err(Outcome::ArgsTooLong);
+        }
+        let pinned = registered.handler.owner.pin().ok_or(Outcome::NoHandler)?;
+        registered.active.fetch_add(1, Relaxed);
+        Ok(Running {
+            registered: registered.clone(),
+            idle: self.idle.clone(),
+            _pinned: pinned,
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.table.lock().keys().count()
+    }
+}
+
+/// A handler that is running or about to.
+pub(crate) struct Running {
+    registered: Arc<Registered>,
+    idle: Arc<WaitQueue>,
+    _pinned: Pinned,
+}
+
+impl Running {
+    /// How it is to be run.
+    pub(crate) fn class(&self) -> Class {
+        self.registered.handler.class
+    }
+
+    /// Runs it.
+    pub(crate) fn run(&self, call: &mut Call<'_>) -> i32 {
+        self.registered.handler.function.serve(call)
+    }
+
+    /// A short one has taken so long. Returns whether that was too long.
+    pub(crate) fn took(&self, node: NodeId, micros: u64, limit: u32) -> bool {
+        if micros <= u64::from(limit) {
+            return false;
+        }
+        if self.registered.slow.get() == 0 {
+            let handler = &self.registered.handler;
+            pr_warn!(
+                "node {}: short handler {:#x} \"{}\" took {} us, more than {}; while it runs, no message is handled. It should be long\n",
+                node,
+                handler.func,
+                &*handler.name,
+                micros,
+                limit
+            );
+        }
+        self.registered.slow.inc();
+        true
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.registered.active.fetch_sub(1, Release) == 1 {
+            self.idle.notify_all();
+        }
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The threads that run long handlers (P8): each call in a kernel thread of its own, of which there
+//! are so many at most; calls beyond that queue.
+//!
+//! Threads are made when they are needed and kept for the next call, because making one takes longer
+//! than most handlers. The listener must not wait for that, so it only says that one is needed, and
+//! [`crate::recovery`] makes it; one idle thread is kept ahead of need.
+
+use super::handlers::Running;
+use super::Incoming;
+use crate::node::Node;
+use crate::sys::thread::Thread;
+use kernel::list::{
+    impl_list_arc_safe,
+    impl_list_item,
+    List,
+    ListArc,
+    ListLinks, //
+};
+use kernel::prelude::*;
+use kernel::sync::{
+    new_condvar,
+    new_mutex,
+    new_spinlock_irq,
+    Arc,
+    CondVar,
+    Mutex,
+    SpinLockIrq, //
+};
+
+/// A call that is to be run by a thread.
+#[pin_data]
+pub(crate) struct Job {
+    /// Taken by the thread that runs it.
+    #[pin]
+    work: SpinLockIrq<Option<(Incoming, Running)>>,
+    #[pin]
+    links: ListLinks,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Job { untracked; }
+}
+impl_list_item! {
+    impl ListItem<0> for Job { using ListLinks { self.links }; }
+}
+
+impl Job {
+    /// A job; gives the call back when there is no memory for it.
+    pub(crate) fn new(call: Incoming, running: Running) -> Result<ListArc<Self>, Incoming> {
+        let empty = ListArc::pin_init(
+            try_pin_init!(Self {
+                work <- new_spinlock_irq!(None, "Job::work"),
+                links <- ListLinks::new(),
+            }? Error),
+            GFP_KERNEL,
+        );
+        match empty {
+            Ok(job) => {
+                let job: ListArc<Self> = job;
+                *job.work.lock() = Some((call, running));
+                Ok(job)
+            }
+            Err(_) => Err(call),
+        }
+    }
+}
+
+struct Inner {
+    jobs: List<Job>,
+    /// How many jobs wait.
+    waiting: u32,
+    /// How many threads wait for a job.
+    idle: u32,
+    /// How many threads there are.
+    threads: u32,
+    stopping: bool,
+}
+
+/// The threads of a node.
+#[pin_data]
+pub(crate) struct Pool {
+    max: u32,
+    #[pin]
+    inner: SpinLockIrq<Inner>,
+    #[pin]
+    wake: CondVar,
+    #[pin]
+    crew: Mutex<KVec<Thread>>,
+}
+
+impl Pool {
+    /// At most `max` threads.
+    pub(crate) fn new(max: u32) -> impl PinInit<Self> {
+        pin_init!(Self {
+            max,
+            inner <- new_spinlock_irq!(
+                Inner {
+                    jobs: List::new(),
+                    waiting: 0,
+                    idle: 0,
+                    threads: 0,
+                    stopping: false,
+                },
+                "Pool::inner"
+            ),
+            wake <- new_condvar!("Pool::wake"),
+            crew <- new_mutex!(KVec::new(), "Pool::crew"),
+        })
+    }
+
+    /// Queues a job. Returns whether [`Pool::hire`] is to be called.
+    pub(crate) fn submit(&self, job: ListArc<Job>) -> bool {
+        let mut inner = self.inner.lock();
+        inner.jobs.push_back(job);
+        inner.waiting += 1;
+        let wanting = self.wanting(&inner);
+        drop(inner);
+        self.wake.notify_one();
+        wanting
+    }
+
+    /// Whether there should be another thread: one more than there are jobs waiting.
+    fn wanting(&self, inner: &Inner) -> bool {
+        !inner.stopping && inner.threads < self.max && inner.idle <= inner.waiting
+    }
+
+    /// Makes the threads that are needed. Called by one thread only.
+    pub(crate) fn hire(&self, node: &Arc<Node>) -> Result {
+        loop {
+            let number = {
+                let mut inner = self.inner.lock();
+                if !self.wanting(&inner) {
+                    return Ok(());
+                }
+                // It will wait for a job as soon as it runs.
+                inner.threads += 1;
+                inner.idle += 1;
+                inner.threads
+            };
+            if let Err(e) = self.hire_one(node, number) {
+                let mut inner = self.inner.lock();
+                inner.threads -= 1;
+                inner.idle -= 1;
+                return Err(e);
+            }
+        }
+    }
+
+    fn hire_one(&self, node: &Arc<Node>, number: u32) -> Result {
+        let mut crew = self.crew.lock();
+        crew.reserve(1, GFP_KERNEL)?;
+        let pool = node.clone();
+        let thread = Thread::spawn(fmt!("kccm{}/long{}", node.id(), number), move || {
+            pool.pool.work();
+        })?;
+        crew.push(thread, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// What a thread does.
+    fn work(&self) {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(job) = inner.jobs.pop_front() {
+                inner.waiting -= 1;
+                inner.idle -= 1;
+                drop(inner);
+                let work = job.work.lock().take();
+                if let Some((call, running)) = work {
+                    super::run(call, &running);
+                }
+                drop(job);
+                inner = self.inner.lock();
+                inner.idle += 1;
+            } else if inner.stopping {
+                return;
+            } else {
+                // Signals do not reach kernel threads.
+                let _ = self.wake.wait_interruptible(&mut inner);
+            }
+        }
+    }
+
+    /// Whether the calling thread is one of the pool. Process context.
+    pub(crate) fn is_member(&self) -> bool {
+        self.crew.lock().iter().any(Thread::is_current)
+    }
+
+    /// How many jobs wait and how many threads there are.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let inner = self.inner.lock();
+        (inner.waiting, inner.threads)
+    }
+
+    /// Runs no more jobs, tells the callers of those that wait, and waits for those that run.
+    pub(crate) fn stop(&self) {
+        let mut inner = self.inner.lock();
+        inner.stopping = true;
+        inner.waiting = 0;
+        let mut jobs = core::mem::replace(&mut inner.jobs, List::new());
+        drop(inner);
+        while let Some(job) = jobs.pop_front() {
+            let work = job.work.lock().take();
+            if let Some((call, _running)) = work {
+                super::abandon(call);
+            }
+        }
+        self.wake.notify_all();
+        let crew = core::mem::take(&mut *self.crew.lock());
+        drop(crew);
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Recovery: the thread that keeps a node fully connected (P10, P11).
+//!
+//! It does whatever is a matter of time:
+//!
+//! - it begins an attempt to connect to each peer whose turn has come, all at once at the start;
+//! - it gives up attempts that take too long, and connections that do not greet;
+//! - it sends a sign of life where nothing else was sent, and finds the peers from which none has
+//!   come for `dead_ms`: the first of the paper's three steps. A connection with an error is found
+//!   by the listener, at once.
+//!
+//! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
+//! peer's state machine back to where the third begins: connecting again, in its direction, for as
+//! long as it takes.
+//!
+//! It also makes threads for long handlers, which the listener has no time for.
+
+use crate::conn::frame::Header;
+use crate::conn::peer::Peer;
+use crate::conn::state::Action;
+use crate::conn::{
+    Conn,
+    Phase, //
+};
+use crate::node::Node;
+use crate::sys::clock;
+use crate::sys::clock::Millis;
+use kernel::prelude::*;
+use kernel::sync::{
+    new_condvar,
+    new_spinlock,
+    Arc,
+    CondVar,
+    SpinLock, //
+};
+
+/// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
+const SIGNS: Millis = 4;
+
+/// The longest sleep. Nothing depends on it.
+const LONGEST: Millis = 10_000;
+
+struct Flags {
+    wake: bool,
+    stop: bool,
+}
+
+/// How the thread is told that there is something to do.
+#[pin_data]
+pub(crate) struct Recovery {
+    #[pin]
+    flags: SpinLock<Flags>,
+    #[pin]
+    wake: CondVar,
+}
+
+impl Recovery {
+    /// With nothing to do.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            flags <- new_spinlock!(
+                Flags {
+                    wake: false,
+                    stop: false,
+                },
+                "Recovery::flags"
+            ),
+            wake <- new_condvar!("Recovery::wake"),
+        })
+    }
+
+    /// Has it look for something to do. Process context.
+    pub(crate) fn wake(&self) {
+        self.flags.lock().wake = true;
+        self.wake.notify_one();
+    }
+
+    /// Lets it end.
+    pub(crate) fn stop(&self) {
+        self.flags.lock().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Sleeps until `deadline` or until woken. Returns whether to go on.
+    fn sleep(&self, deadline: Millis) -> bool {
+        let mut flags = self.flags.lock();
+        if !flags.wake && !flags.stop {
+            let now = clock::now();
+            if deadline > now {
+                // Signals do not reach kernel threads.
+                let pause = clock::jiffies(deadline - now);
+                let _ = self.wake.wait_interruptible_timeout(&mut flags, pause);
+            }
+        }
+        flags.wake = false;
+        !flags.stop
+    }
+}
+
+/// The recovery thread of a node.
+pub(crate) fn run(node: &Arc<Node>) {
+    let mut deadline = clock::now();
+    while node.recovery.sleep(deadline) {
+        let now = clock::now();
+        // If this thread could not run, perhaps because the machine stood still, then neither could
+        // the listener hear anybody: that is not the peers' silence.
+        let late = now.saturating_sub(deadline) > Millis::from(node.limits().dead_ms) / 2;
+        deadline = now + LONGEST;
+        for peer in node.peers() {
+            if late {
+                if let Some((conn, _)) = peer.session() {
+                    conn.hear();
+                }
+            }
+            tend(node, peer);
+            let next = match peer.session() {
+                Some((conn, peer_dead_ms)) => beat(node, peer, &conn, peer_dead_ms),
+                None => peer.deadline().unwrap_or(deadline),
+            };
+            deadline = deadline.min(next);
+        }
+        deadline = deadline.min(node.expire_pending());
+        if let Err(e) = node.pool.hire(node) {
+            pr_warn!(
+                "node {}: no thread for a long handler: {:?}, trying again\n",
+                node.id(),
+                e
+            );
+            deadline = deadline.min(clock::now() + 100);
+        }
+    }
+}
+
+/// Does what the peer's state machine wants done.
+fn tend(node: &Arc<Node>, peer: &Arc<Peer>) {
+    let (action, conn) = peer.tick();
+    match action {
+        Action::Dial => {
+            if let Err(e) = dial(node, peer) {
+                peer.dial_failed(e);
+            }
+        }
+        Action::Expire => {
+            if let Some(conn) = conn {
+                conn.fail(ETIMEDOUT, None);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Begins an attempt to connect. The listener takes it from here.
+fn dial(node: &Arc<Node>, peer: &Arc<Peer>) -> Result {
+    let link = node.transport.connect(&node.me().addr, &peer.addr)?;
+    let home = node.queues.home(peer.id);
+    let phase = Phase::Dialing(peer.clone());
+    let conn = Conn::new(link, peer.addr, node.queues.clone(), home, phase)?;
+    peer.dialing(&conn);
+    if let Err(e) = conn.start() {
+        conn.fail(e, None);
+    }
+    Ok(())
+}
+
+/// Sees to it that both ends of a connection hear of each other. Returns when to look again.
+fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Millis {
+    let now = clock::now();
+    let dead_ms = Millis::from(node.limits().dead_ms);
+    let dies = conn.last_heard() + dead_ms;
+    if now >= dies {
+        if conn.failure().is_none() {
+            pr_warn!(
+                "node {}: node {} has been silent for {} ms: disconnected\n",
+                node.id(),
+                peer.id,
+                now - conn.last_heard()
+            );
+        }
+        conn.fail(ETIMEDOUT, None);
+        return now + LONGEST;
+    }
+    let interval = (dead_ms.min(peer_dead_ms) / SIGNS).max(1);
+    let mut due = conn.last_sent() + interval;
+    if now >= due {
+        // If it cannot be queued, the connection has ended or there is no memory; the next one may.
+        let _ = conn.control(Header::Ping);
+        due = now + interval;
+    }
+    due.min(dies)
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sending and receiving messages (P5-P7).
+//!
+//! A receiver first looks into the receive queue; if a message that it asks for is there, it takes
+//! it and goes on (P6, the paper's figure 2). If not, it enters itself into the receive-wait queue
+//! and sleeps; the listener looks there when a message arrives, hands it over directly and wakes
+//! the receiver (P7, figure 3). Both queues are a [`Matcher`]'s; this file adds the lock around it
+//! and the sleeping.
+
+mod arena;
+pub(crate) mod matcher;
+
+use crate::config::NodeId;
+use crate::conn::credit::{
+    message_cost,
+    Lane, //
+};
+use crate::conn::frame::Header;
+use crate::conn::peer::{
+    Charge,
+    Counter, //
+};
+use crate::conn::tx::OutFrame;
+use crate::node::Node;
+use crate::sys::wait::{
+    OneShot,
+    Timeout, //
+};
+use kernel::prelude::*;
+use kernel::sync::{
+    new_spinlock_irq,
+    Arc,
+    SpinLockIrq, //
+};
+use matcher::{
+    Matcher,
+    Pattern,
+    Room,
+    Ticket, //
+};
+
+/// A message that has come in.
+pub(crate) struct Message {
+    tag: u32,
+    bytes: KVVec<u8>,
+    charge: Charge,
+}
+
+impl Message {
+    /// From a frame, which has been charged for.
+    pub(crate) fn new(tag: u32, bytes: KVVec<u8>, charge: Charge) -> Self {
+        Self { tag, bytes, charge }
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            source: self.charge.peer().id,
+            tag: self.tag,
+            len: self.bytes.len(),
+        }
+    }
+}
+
+/// What is known of a message before it is received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Info {
+    /// Where it comes from.
+    pub(crate) source: NodeId,
+    /// Its tag.
+    pub(crate) tag: u32,
+    /// Its length in bytes.
+    pub(crate) len: usize,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy)]
+enum Wish {
+    /// A message of at most so many bytes.
+    Receive { capacity: usize },
+    /// To know of one.
+    Probe,
+}
+
+/// What somebody who waited gets.
+enum Delivery {
+    Message(Message),
+    /// A message was there; for a receiver, it was too long.
+    Info(Info),
+    Failed(Error),
+}
+
+/// Somebody who waits.
+#[pin_data]
+struct Waiter {
+    wish: Wish,
+    #[pin]
+    delivery: SpinLockIrq<Option<Delivery>>,
+    #[pin]
+    done: OneShot,
+}
+
+impl Waiter {
+    fn complete(&self, delivery: Delivery) {
+        *self.delivery.lock() = Some(delivery);
+        self.done.fire();
+    }
+}
+
+/// What has been counted.
+#[derive(Default)]
+pub(crate) struct Stats {
+    /// Messages that were queued, because nobody waited for them (figure 2).
+    pub(crate) queued: Counter,
+    /// Messages that were handed to somebody who slept (figure 3).
+    pub(crate) handed_over: Counter,
+}
+
+type Queues = Matcher<Message, Arc<Waiter>>;
+type Memory = Room<Message, Arc<Waiter>>;
+
+/// The receiving end of a node.
+#[pin_data]
+pub(crate) struct Endpoint {
+    #[pin]
+    queues: SpinLockIrq<Queues>,
+    /// What has been counted.
+    pub(crate) stats: Stats,
+}
+
+impl Endpoint {
+    /// One with nothing in it.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            queues <- new_spinlock_irq!(Matcher::new(), "Endpoint::queues"),
+            stats: Stats::default(),
+        })
+    }
+
+    /// How many messages and how many receivers wait.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let queues = self.queues.lock();
+        (queues.messages(), queues.waiters())
+    }
+
+    /// A message has come in: hands it to who waits for it, or queues it. Gives it back when there
+    /// is no memory to do so. Process context.
+    pub(crate) fn deliver(&self, message: Message) -> Result<(), Message> {
+        let Info { source, tag, len } = message.info();
+        let mut message = message;
+        let mut memory = Memory::new();
+        loop {
+            let mut queues = self.queues.lock();
+            while let Some(waiter) = queues.pop_waiter(source, tag) {
+                match waiter.wish {
+                    Wish::Receive { capacity } if len <= capacity => {
+                        drop(queues);
+                        waiter.complete(Delivery::Message(message));
+                        self.stats.handed_over.inc();
+                        return Ok(());
+                    }
+                    // It was told of; it stays for somebody with more room, or who receives.
+                    Wish::Receive { .. } | Wish::Probe => {
+                        waiter.complete(Delivery::Info(message.info()));
+                    }
+                }
+            }
+            match queues.push_message(source, tag, message, &mut memory) {
+                Ok(()) => {
+                    drop(queues);
+                    self.stats.queued.inc();
+                    return Ok(());
+                }
+                Err(full) => {
+                    drop(queues);
+                    message = full.item;
+                    if memory.fill(full.need).is_err() {
+                        return Err(message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Completes all who wait for messages of exactly this source.
+    pub(crate) fn fail_source(&self, source: NodeId, error: Error) {
+        loop {
+            let waiter = self.queues.lock().pop_waiter_of_source(source);
+            match waiter {
+                Some(waiter) => waiter.complete(Delivery::Failed(error)),
+                None => return,
+            }
+        }
+    }
+
+    /// Completes all who wait, and drops all messages.
+    pub(crate) fn close(&self) {
+        loop {
+            let waiter = self.queues.lock().pop_any_waiter();
+            match waiter {
+                Some(waiter) => waiter.complete(Delivery::Failed(ESHUTDOWN)),
+                None => break,
+            }
+        }
+        loop {
+            let message = self.queues.lock().pop_any_message();
+            if message.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the first message that matches, if one is there and fits; or tells of it.
+    fn take(&self, pattern: Pattern, wish: Wish) -> Option<Delivery> {
+        let mut memory = Memory::new();
+        let mut queues = self.queues.lock();
+        let delivery = Self::take_locked(&mut queues, pattern, wish);
+        queues.shed(&mut memory);
+        drop(queues);
+        delivery
+    }
+
+    fn take_locked(queues: &mut Queues, pattern: Pattern, wish: Wish) -> Option<Delivery> {
+        let first = queues.first(pattern)?;
+        let info = Info {
+            source: first.source,
+            tag: first.tag,
+            len: first.message.bytes.len(),
+        };
+        let handle = first.handle;
+        match wish {
+            Wish::Receive { capacity } if info.len <= capacity => queues
+                .take(handle)
+                .map(|(_, _, message)| Delivery::Message(message)),
+            Wish::Receive { .. } | Wish::Probe => Some(Delivery::Info(info)),
+        }
+    }
+
+    /// Takes the first message that matches, or enters a waiter.
+    fn take_or_post(&self, pattern: Pattern, waiter: &Arc<Waiter>) -> Result<Posted> {
+        let mut memory = Memory::new();
+        loop {
+            let mut queues = self.queues.lock();
+            if let Some(delivery) = Self::take_locked(&mut queues, pattern, waiter.wish) {
+                return Ok(Posted::Delivered(delivery));
+            }
+            match queues.post_waiter(pattern, waiter.clone(), &mut memory) {
+                Ok(ticket) => return Ok(Posted::Waiting(ticket)),
+                Err(full) => {
+                    drop(queues);
+                    drop(full.item);
+                    memory.fill(full.need)?;
+                }
+            }
+        }
+    }
+
+    /// Waits for a message. `may_come`: whether one can come at all, asked once the waiter can be
+    /// found by whoever makes that untrue.
+    fn wait(
+        &self,
+        pattern: Pattern,
+        wish: Wish,
+        timeout: Timeout,
+        may_come: impl FnOnce() -> Result,
+    ) -> Result<Delivery> {
+        let waiter = Arc::pin_init(
+            pin_init!(Waiter {
+                wish,
+                delivery <- new_spinlock_irq!(None, "Waiter::delivery"),
+                done <- OneShot::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let ticket = match self.take_or_post(pattern, &waiter)? {
+            Posted::Delivered(delivery) => return Ok(delivery),
+            Posted::Waiting(ticket) => ticket,
+        };
+        let waited = may_come().and_then(|()| waiter.done.wait(timeout));
+        if let Err(e) = waited {
+            // If it cannot be cancelled, it has been completed in the meantime.
+            let cancelled = self.queues.lock().cancel(ticket);
+            if cancelled.is_some() {
+                return Err(e);
+            }
+            // Whoever popped it completes it at once.
+            waiter.done.settle();
+        }
+        let delivery = waiter.delivery.lock().take();
+        delivery.ok_or(EIO)
+    }
+}
+
+/// What came of [`Endpoint::take_or_post`].
+enum Posted {
+    Delivered(Delivery),
+    Waiting(Ticket),
+}
+
+// ---- What a node offers.
+
+impl Node {
+    /// Sends a message. See `kccm_send()`.
+    pub(crate) fn send(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let bounds = peer.bounds().ok_or(EHOSTDOWN)?;
+        let len = u32::try_from(buf.len())
+            .ok()
+            .filter(|&len| len <= bounds.message)
+            .ok_or(EMSGSIZE)?;
+        let mut bytes = KVVec::with_capacity(buf.len(), GFP_KERNEL)?;
+        bytes.extend_from_slice(buf, GFP_KERNEL)?;
+        let frame = OutFrame::new(Header::Message { tag, len }, bytes, None)?;
+        let cost = message_cost(len);
+        let conn = peer.admit(Lane::Messages, cost, timeout, !self.queues.is_listener())?;
+        conn.transmit(frame)?;
+        peer.stats.tx_messages.inc();
+        peer.stats.tx_bytes.add(len.into());
+        Ok(())
+    }
+
+    /// Receives a message. See `kccm_recv()`.
+    ///
+    /// With `EMSGSIZE` comes what is known of the message that was too long.
+    pub(crate) fn recv(
+        &self,
+        source: Option<NodeId>,
+        tag: Option<u32>,
+        buf: &mut [u8],
+        timeout: Timeout,
+    ) -> Result<Info, (Error, Option<Info>)> {
+        let wish = Wish::Receive {
+            capacity: buf.len(),
+        };
+        match self.obtain(source, tag, wish, timeout) {
+            Ok(Delivery::Message(message)) => {
+                let info = message.info();
+                buf[..info.len].copy_from_slice(&message.bytes);
+                Ok(info)
+            }
+            Ok(Delivery::Info(info)) => Err((EMSGSIZE, Some(info))),
+            Ok(Delivery::Failed(e)) | Err(e) => Err((e, None)),
+        }
+    }
+
+    /// Tells of a message. See `kccm_probe()`.
+    pub(crate) fn probe(
+        &self,
+        source: Option<NodeId>,
+        tag: Option<u32>,
+        timeout: Timeout,
+    ) -> Result<Info> {
+        match self.obtain(source, tag, Wish::Probe, timeout)? {
+            Delivery::Message(message) => Ok(message.info()),
+            Delivery::Info(info) => Ok(info),
+            Delivery::Failed(e) => Err(e),
+        }
+    }
+
+    fn obtain(
+        &self,
+        source: Option<NodeId>,
+        tag: Option<u32>,
+        wish: Wish,
+        timeout: Timeout,
+    ) -> Result<Delivery> {
+        let peer = match source {
+            Some(id) => Some(self.peer(id).ok_or(EINVAL)?),
+            None => None,
+        };
+        let pattern = Pattern { source, tag };
+        let may_come = || match peer {
+            _ if self.is_stopping() => Err(ESHUTDOWN),
+            Some(peer) if !peer.is_up() => Err(EHOSTDOWN),
+            _ => Ok(()),
+        };
+        if timeout == Timeout::NoWait || self.queues.is_listener() {
+            return match self.endpoint.take(pattern, wish) {
+                Some(delivery) => Ok(delivery),
+                None => {
+                    may_come()?;
+                    Err(if timeout == Timeout::NoWait {
+                        EAGAIN
+                    } else {
+                        EDEADLK
+                    })
+                }
+            };
+        }
+        self.endpoint.wait(pattern, wish, timeout, may_come)
+    }
+}

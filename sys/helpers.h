@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the Rust half cannot reach by itself: macros, inline functions and the
+ * fields of struct sock.  bindgen reads this file; see Kbuild.
+ */
+#ifndef _KCCM_SYS_HELPERS_H
+#define _KCCM_SYS_HELPERS_H
+
+#include <linux/types.h>
+
+struct net;
+struct sock;
+struct socket;
+
+/*
+ * A socket's upcalls.  They run in softirq context, or in process context with
+ * bottom halves off, under the socket's sk_callback_lock: they must not sleep.
+ */
+struct kccm_sock_hook {
+	void *ctx;
+	void (*readable)(void *ctx);	/* data, end of file, or a connection */
+	void (*writable)(void *ctx);	/* room to send again */
+	void (*changed)(void *ctx);	/* connected, or closing */
+	struct sock *sk;		/* NULL while not installed */
+	void (*saved_data_ready)(struct sock *sk);
+	void (*saved_write_space)(struct sock *sk);
+	void (*saved_state_change)(struct sock *sk);
+};
+
+void kccm_sock_hook_install(struct socket *sock, struct kccm_sock_hook *hook);
+void kccm_sock_hook_remove(struct kccm_sock_hook *hook);
+void kccm_sock_unhook_child(struct socket *sock,
+			    const struct kccm_sock_hook *parent);
+
+void kccm_sock_prepare(struct socket *sock);
+void kccm_sock_reset_on_close(struct socket *sock);
+int kccm_sock_status(struct socket *sock);
+
+struct net *kccm_net_get(struct net *net);
+void kccm_net_put(struct net *net);
+struct net *kccm_net_current(void);
+
+unsigned int kccm_noio_enter(void);
+void kccm_noio_leave(unsigned int cookie);
+bool kccm_killed(void);
+
+#endif /* _KCCM_SYS_HELPERS_H */

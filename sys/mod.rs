@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Thin safe wrappers over the kernel C interfaces that `kernel::` has no abstraction for: sockets,
+//! threads, killable waits, kobjects.
+//!
+//! This is the only part of KCCM that calls C; it decides nothing and knows nothing of clusters.
+
+pub(crate) mod clock;
+pub(crate) mod kobject;
+pub(crate) mod net;
+pub(crate) mod noio;
+pub(crate) mod owner;
+pub(crate) mod sock;
+pub(crate) mod thread;
+pub(crate) mod wait;
+
+/// `helpers.h`, as bindgen reads it.
+#[allow(clippy::all)]
+#[allow(dead_code)]
+#[allow(improper_ctypes)] // Of the kernel's types only pointers are used.
+#[allow(non_camel_case_types)]
+#[allow(non_upper_case_globals)]
+#[allow(unreachable_pub)]
+mod helpers {
+    use kernel::bindings::{
+        net,
+        sock,
+        socket, //
+    };
+    include!(env!("KCCM_HELPERS"));
+}

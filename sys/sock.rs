@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! In-kernel stream sockets: never blocking, with upcalls.
+//!
+//! C headers: [`include/linux/net.h`](srctree/include/linux/net.h),
+//! [`include/net/sock.h`](srctree/include/net/sock.h)
+
+use super::helpers;
+use super::net::Net;
+use core::net::{
+    Ipv4Addr,
+    Ipv6Addr,
+    SocketAddr,
+    SocketAddrV4,
+    SocketAddrV6, //
+};
+use kernel::bindings;
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::sync::{
+    new_mutex,
+    Mutex, //
+};
+use kernel::types::Opaque;
+
+/// What a socket tells its owner.
+///
+/// The calls come in softirq context, or in process context with bottom halves off, and hold locks
+/// of the socket: they must not sleep and must not call back into the socket.
+pub(crate) trait Upcall: Send + Sync {
+    /// There is something to receive or accept, or the peer has closed.
+    fn readable(&self);
+    /// There is room to send again.
+    fn writable(&self);
+    /// The connection was established or has ended.
+    fn changed(&self);
+}
+
+/// A socket. All operations are for process context; none of them waits for the network.
+pub(crate) struct Socket(*mut bindings::socket);
+
+// SAFETY: The kernel serialises operations on a socket.
+unsafe impl Send for Socket {}
+// SAFETY: As above.
+unsafe impl Sync for Socket {}
+
+/// Never wait, never raise SIGPIPE.
+const SEND_FLAGS: u32 = bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL;
+
+/// Most buffers that one [`Socket::send`] takes.
+pub(crate) const MAX_BUFS: usize = 16;
+
+impl Socket {
+    /// Makes a TCP socket for addresses of the family of `like`, set up for KCCM's way of use:
+    /// no Nagle delay, allocations that do not wait for I/O.
+    pub(crate) fn tcp(net: &Net, like: &SocketAddr) -> Result<Self> {
+        let family = match like {
+            SocketAddr::V4(_) => bindings::AF_INET,
+            SocketAddr::V6(_) => bindings::AF_INET6,
+        };
+        let mut raw = core::ptr::null_mut();
+        // SAFETY: `net` is valid, and so is `raw` for writing.
+        to_result(unsafe {
+            bindings::sock_create_kern(
+                net.as_ptr(),
+                family as c_int,
+                bindings::sock_type_SOCK_STREAM as c_int,
+                bindings::IPPROTO_TCP as c_int,
+                &mut raw,
+            )
+        })?;
+        let socket = Self(raw);
+        socket.prepare();
+        Ok(socket)
+    }
+
+    fn prepare(&self) {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_prepare(self.0) };
+    }
+
+    /// Binds it to a local address.
+    pub(crate) fn bind(&self, addr: &SocketAddr) -> Result {
+        let mut raw = RawAddr::from(addr);
+        // SAFETY: The socket is valid, and so is the address for its length.
+        to_result(unsafe { bindings::kernel_bind(self.0, raw.as_mut_ptr().cast(), raw.len()) })
+    }
+
+    /// Lets it listen, with room for `backlog` connections not yet accepted.
+    pub(crate) fn listen(&self, backlog: c_int) -> Result {
+        // SAFETY: The socket is valid.
+        to_result(unsafe { bindings::kernel_listen(self.0, backlog) })
+    }
+
+    /// Begins to connect. [`Upcall::changed`] and [`Socket::status`] tell how it goes on.
+    pub(crate) fn connect(&self, addr: &SocketAddr) -> Result {
+        let mut raw = RawAddr::from(addr);
+        // SAFETY: The socket is valid, and so is the address for its length.
+        match to_result(unsafe {
+            bindings::kernel_connect(
+                self.0,
+                raw.as_mut_ptr().cast(),
+                raw.len(),
+                bindings::O_NONBLOCK as c_int,
+            )
+        }) {
+            Err(e) if e == EINPROGRESS => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes a connection that came in on this listening socket, whose hook is `hook`; `EAGAIN` when
+    /// there is none.
+    fn accept(&self, hook: &Hook) -> Result<Accepted> {
+        let mut raw = core::ptr::null_mut();
+        // SAFETY: The socket is valid, and so is `raw` for writing.
+        to_result(unsafe {
+            bindings::kernel_accept(self.0, &mut raw, bindings::O_NONBLOCK as c_int)
+        })?;
+        let socket = Self(raw);
+        // SAFETY: The new socket is valid, and it was accepted from the one with this hook, whose
+        // saved callbacks it is given back.
+        unsafe { helpers::kccm_sock_unhook_child(raw, hook.0.raw.get()) };
+        socket.prepare();
+        let peer = socket.peer_addr()?;
+        Ok(Accepted { socket, peer })
+    }
+
+    /// The address of the other end.
+    fn peer_addr(&self) -> Result<SocketAddr> {
+        let mut raw = RawAddr::zeroed();
+        // SAFETY: The socket is valid; the storage has room for any address.
+        let len = unsafe { bindings::kernel_getpeername(self.0, raw.as_mut_ptr().cast()) };
+        if len < 0 {
+            return Err(Error::from_errno(len));
+        }
+        raw.to_addr().ok_or(EAFNOSUPPORT)
+    }
+
+    /// Whether it is connected: `EINPROGRESS` while it is not yet, another error when it failed.
+    pub(crate) fn status(&self) -> Result {
+        // SAFETY: The socket is valid.
+        to_result(unsafe { helpers::kccm_sock_status(self.0) })
+    }
+
+    /// Sends what there is room for of `bufs`, one after the other, at most [`MAX_BUFS`] of them.
+    ///
+    /// Returns how many bytes that was; `EAGAIN` if none, and then [`Upcall::writable`] follows.
+    pub(crate) fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+        let mut vec = [bindings::kvec::default(); MAX_BUFS];
+        let mut total = 0;
+        let bufs = &bufs[..bufs.len().min(MAX_BUFS)];
+        for (v, buf) in vec.iter_mut().zip(bufs) {
+            v.iov_base = buf.as_ptr().cast_mut().cast();
+            v.iov_len = buf.len();
+            total += buf.len();
+        }
+        let mut msg = bindings::msghdr {
+            msg_flags: SEND_FLAGS,
+            ..Default::default()
+        };
+        // SAFETY: The socket is valid; the vector describes `bufs`, which are only read, and outlives
+        // the call, during which TCP copies them.
+        let sent = unsafe {
+            bindings::kernel_sendmsg(self.0, &mut msg, vec.as_mut_ptr(), bufs.len(), total)
+        };
+        count(sent)
+    }
+
+    /// Receives into `buf`. Returns how many bytes; 0 at the end of the stream; `EAGAIN` when there
+    /// is nothing now, and then [`Upcall::readable`] follows.
+    pub(crate) fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+        let mut vec = bindings::kvec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
+        let mut msg = bindings::msghdr::default();
+        // SAFETY: The socket is valid; the vector describes `buf`, which is ours to write.
+        let received = unsafe {
+            bindings::kernel_recvmsg(
+                self.0,
+                &mut msg,
+                &mut vec,
+                1,
+                buf.len(),
+                bindings::MSG_DONTWAIT as c_int,
+            )
+        };
+        count(received)
+    }
+
+    /// Ends the connection in both directions.
+    pub(crate) fn shutdown(&self) {
+        // SAFETY: The socket is valid. A socket that is not connected returns an error that does not
+        // matter.
+        unsafe {
+            bindings::kernel_sock_shutdown(self.0, bindings::sock_shutdown_cmd_SHUT_RDWR)
+        };
+    }
+
+    /// Makes closing the socket reset the connection rather than linger for a peer that is gone.
+    pub(crate) fn reset_on_close(&self) {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_reset_on_close(self.0) };
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: The socket is valid and ours; whoever installed a hook has removed it,
+        // by the contract of `Hook::install()`.
+        unsafe { bindings::sock_release(self.0) };
+    }
+}
+
+/// A connection that came in.
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) socket: Socket,
+    /// Where it came from.
+    pub(crate) peer: SocketAddr,
+}
+
+/// A socket that may have upcalls.
+pub(crate) struct HookedSocket {
+    // Declared first, so that it is dropped before the socket.
+    hook: Pin<KBox<Mutex<Option<Hook>>>>,
+    socket: Socket,
+}
+
+impl HookedSocket {
+    /// Takes a socket over.
+    pub(crate) fn new(socket: Socket) -> Result<Self> {
+        Ok(Self {
+            hook: KBox::pin_init(new_mutex!(None, "HookedSocket::hook"), GFP_KERNEL)?,
+            socket,
+        })
+    }
+
+    /// Lets the socket call `upcall` from now on. What happened before is not reported.
+    pub(crate) fn hook(&self, upcall: KBox<dyn Upcall>) -> Result {
+        let mut hook = self.hook.lock();
+        *hook = None;
+        // SAFETY: The hook is dropped by `unhook()` or with `self`, before the socket.
+        *hook = Some(unsafe { Hook::install(&self.socket, upcall) }?);
+        Ok(())
+    }
+
+    /// Ends the upcalls: when this returns, none is running or will.
+    pub(crate) fn unhook(&self) {
+        *self.hook.lock() = None;
+    }
+
+    /// [`Socket::accept`], on a socket with a hook.
+    pub(crate) fn accept(&self) -> Result<Accepted> {
+        match &*self.hook.lock() {
+            Some(hook) => self.socket.accept(hook),
+            None => Err(ESHUTDOWN),
+        }
+    }
+}
+
+impl core::ops::Deref for HookedSocket {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+/// The upcalls of one socket: they come for as long as this lives, and not afterwards.
+struct Hook(KBox<HookInner>);
+
+struct HookInner {
+    raw: Opaque<helpers::kccm_sock_hook>,
+    upcall: KBox<dyn Upcall>,
+}
+
+// SAFETY: The C part is only touched under the socket's sk_callback_lock; the upcall is
+// `Send + Sync`.
+unsafe impl Send for Hook {}
+// SAFETY: As above.
+unsafe impl Sync for Hook {}
+
+impl Hook {
+    /// Lets the socket call `upcall`. What happened before is not reported: look once after this.
+    ///
+    /// # Safety
+    ///
+    /// The hook must be dropped before the socket is.
+    unsafe fn install(socket: &Socket, upcall: KBox<dyn Upcall>) -> Result<Self> {
+        let hook = KBox::new(
+            HookInner {
+                raw: Opaque::zeroed(),
+                upcall,
+            },
+            GFP_KERNEL,
+        )?;
+        let raw = hook.raw.get();
+        let ctx = core::ptr::from_ref(&*hook).cast_mut().cast();
+        // SAFETY: `raw` is valid and not yet known to anybody else.
+        unsafe {
+            raw.write(helpers::kccm_sock_hook {
+                ctx,
+                readable: Some(readable),
+                writable: Some(writable),
+                changed: Some(changed),
+                ..Default::default()
+            })
+        };
+        // SAFETY: Both are valid; the box does not move until `drop()` has removed the hook.
+        unsafe { helpers::kccm_sock_hook_install(socket.0, raw) };
+        Ok(Self(hook))
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // SAFETY: The hook was installed, and its socket still exists by the contract of
+        // `install()`. Afterwards no upcall runs, so the box may go.
+        unsafe { helpers::kccm_sock_hook_remove(self.0.raw.get()) };
+    }
+}
+
+/// The upcall behind the context that `Hook::install()` gave to C.
+///
+/// # Safety
+///
+/// `ctx` must be that context, and the hook still installed.
+unsafe fn upcall<'a>(ctx: *mut c_void) -> &'a dyn Upcall {
+    // SAFETY: By the function's contract; C calls only while the hook is installed, and removing it
+    // waits for such calls.
+    unsafe { &*(*ctx.cast::<HookInner>()).upcall }
+}
+
+unsafe extern "C" fn readable(ctx: *mut c_void) {
+    // SAFETY: C hands over the hook's own context.
+    unsafe { upcall(ctx) }.readable();
+}
+
+unsafe extern "C" fn writable(ctx: *mut c_void) {
+    // SAFETY: C hands over the hook's own context.
+    unsafe { upcall(ctx) }.writable();
+}
+
+unsafe extern "C" fn changed(ctx: *mut c_void) {
+    // SAFETY: C hands over the hook's own context.
+    unsafe { upcall(ctx) }.changed();
+}
+
+/// A byte count or an error.
+fn count(ret: c_int) -> Result<usize> {
+    usize::try_from(ret).map_err(|_| Error::from_errno(ret))
+}
+
+/// A socket address as the kernel has it: the size of `struct sockaddr_storage`.
+#[repr(C, align(8))]
+struct RawAddr([u8; 128]);
+
+impl RawAddr {
+    const fn zeroed() -> Self {
+        Self([0; 128])
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr()
+    }
+
+    /// The length of the address in it.
+    fn len(&self) -> c_int {
+        if u32::from(self.family()) == bindings::AF_INET6 {
+            size_of::<bindings::sockaddr_in6>() as c_int
+        } else {
+            size_of::<bindings::sockaddr_in>() as c_int
+        }
+    }
+
+    fn family(&self) -> u16 {
+        u16::from_ne_bytes([self.0[0], self.0[1]])
+    }
+
+    /// Both layouts are fixed by the kernel's user-space ABI: family, port in network order, and
+    /// for IPv4 the address, for IPv6 the flow label, the address and the scope.
+    fn to_addr(&self) -> Option<SocketAddr> {
+        let b = &self.0;
+        let port = u16::from_be_bytes([b[2], b[3]]);
+        match u32::from(self.family()) {
+            bindings::AF_INET => {
+                let ip = Ipv4Addr::new(b[4], b[5], b[6], b[7]);
+                Some(SocketAddr::V4(SocketAddrV4::new(ip, port)))
+            }
+            bindings::AF_INET6 => {
+                let mut ip = [0; 16];
+                ip.copy_from_slice(&b[8..24]);
+                let scope = u32::from_ne_bytes([b[24], b[25], b[26], b[27]]);
+                let v6 = SocketAddrV6::new(Ipv6Addr::from(ip), port, 0, scope);
+                Some(SocketAddr::V6(v6))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<&SocketAddr> for RawAddr {
+    fn from(addr: &SocketAddr) -> Self {
+        let mut raw = Self::zeroed();
+        let b = &mut raw.0;
+        b[2..4].copy_from_slice(&addr.port().to_be_bytes());
+        let family = match addr {
+            SocketAddr::V4(v4) => {
+                b[4..8].copy_from_slice(&v4.ip().octets());
+                bindings::AF_INET
+            }
+            SocketAddr::V6(v6) => {
+                b[8..24].copy_from_slice(&v6.ip().octets());
+                b[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                bindings::AF_INET6
+            }
+        };
+        b[0..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        raw
+    }
+}

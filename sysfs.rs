@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a node shows under /sys/kernel/kccm/, and the administrator's knobs there.
+//!
+//! Documented, file by file, in `Documentation/ABI/sysfs-kernel-kccm`.
+
+use crate::config::Addr;
+use crate::conn::peer::{
+    Counter,
+    Peer, //
+};
+use crate::conn::state::State;
+use crate::node::Node;
+use crate::sys::clock;
+use crate::sys::kobject::{
+    Attr,
+    Dir,
+    Parent, //
+};
+use core::fmt::Write;
+use kernel::prelude::*;
+use kernel::str::Formatter;
+use kernel::sync::Arc;
+
+/// A peer, and the node whose peer it is.
+struct NodePeer {
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+}
+
+/// The directories of a node. Dropped before the node is stopped.
+pub(crate) struct Tree {
+    // In this order they go: the inner ones first.
+    _peers: KVec<Dir<NodePeer>>,
+    _peers_dir: Dir<Node>,
+    _node: Dir<Node>,
+}
+
+impl Tree {
+    /// Makes them.
+    pub(crate) fn new(node: &Arc<Node>) -> Result<Self> {
+        let root = Dir::new(
+            Parent::sys_kernel(),
+            fmt!("kccm"),
+            Some(node.clone()),
+            &NODE,
+        )?;
+        let peers_dir = Dir::new(root.as_parent(), fmt!("peers"), None, &[])?;
+        let mut peers = KVec::with_capacity(node.peers().len(), GFP_KERNEL)?;
+        for peer in node.peers() {
+            let object = NodePeer {
+                node: node.clone(),
+                peer: peer.clone(),
+            };
+            let dir = Dir::new(
+                peers_dir.as_parent(),
+                fmt!("{}", peer.id),
+                Some(Arc::new(object, GFP_KERNEL)?),
+                &PEER,
+            )?;
+            peers.push(dir, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            _peers: peers,
+            _peers_dir: peers_dir,
+            _node: root,
+        })
+    }
+}
+
+type Out<'a, 'b> = &'a mut Formatter<'b>;
+type Shown = core::fmt::Result;
+
+static NODE: [Attr<Node>; 4] = [
+    Attr::read(c"node_id", |n, f| f.write_fmt(fmt!("{}\n", n.id()))),
+    Attr::read(c"cluster", |n, f| {
+        f.write_fmt(fmt!("{}\n", n.identity.cluster))
+    }),
+    Attr::read(c"incarnation", |n, f| {
+        f.write_fmt(fmt!("{:016x}\n", n.identity.incarnation))
+    }),
+    Attr::read(c"stats", node_stats),
+];
+
+fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
+    let (messages, receivers) = node.endpoint.waiting();
+    let (jobs, threads) = node.pool.counts();
+    let stats = &node.endpoint.stats;
+    let up = node.peers().iter().filter(|p| p.is_up()).count();
+    for (name, value) in [
+        ("peers", node.peers().len() as u64),
+        ("peers_up", up as u64),
+        ("messages_queued", stats.queued.get()),
+        ("messages_handed_over", stats.handed_over.get()),
+        ("messages_waiting", messages as u64),
+        ("receivers_waiting", receivers as u64),
+        ("calls_waiting", node.calls.waiting() as u64),
+        ("handlers", node.handlers.count() as u64),
+        ("short_handlers_slow", node.handlers.slow.get()),
+        ("long_calls_waiting", jobs.into()),
+        ("long_threads", threads.into()),
+    ] {
+        f.write_fmt(fmt!("{} {}\n", name, value))?;
+    }
+    Ok(())
+}
+
+static PEER: [Attr<NodePeer>; 16] = [
+    Attr::read(c"state", |p, f| {
+        f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
+    }),
+    Attr::read(c"address", |p, f| {
+        f.write_fmt(fmt!("{}\n", Addr(p.peer.addr)))
+    }),
+    Attr::read(c"incarnation", |p, f| {
+        f.write_fmt(fmt!("{:016x}\n", p.peer.incarnation()))
+    }),
+    Attr::read(c"tx_messages", |p, f| count(f, &p.peer.stats.tx_messages)),
+    Attr::read(c"rx_messages", |p, f| count(f, &p.peer.stats.rx_messages)),
+    Attr::read(c"tx_rcalls", |p, f| count(f, &p.peer.stats.tx_rcalls)),
+    Attr::read(c"rx_rcalls", |p, f| count(f, &p.peer.stats.rx_rcalls)),
+    Attr::read(c"failed_rcalls", |p, f| {
+        count(f, &p.peer.stats.failed_rcalls)
+    }),
+    Attr::read(c"tx_bytes", |p, f| count(f, &p.peer.stats.tx_bytes)),
+    Attr::read(c"rx_bytes", |p, f| count(f, &p.peer.stats.rx_bytes)),
+    Attr::read(c"reconnects", |p, f| count(f, &p.peer.stats.reconnects)),
+    Attr::read(c"queued_bytes", |p, f| {
+        f.write_fmt(fmt!("{}\n", p.peer.snapshot().queued))
+    }),
+    Attr::read(c"last_error", last_error),
+    Attr::read(c"next_attempt_ms", next_attempt),
+    Attr::read_write(c"admin", show_admin, store_admin),
+    Attr::write(c"control", store_control),
+];
+
+fn count(f: Out<'_, '_>, counter: &Counter) -> Shown {
+    f.write_fmt(fmt!("{}\n", counter.get()))
+}
+
+fn last_error(p: &NodePeer, f: Out<'_, '_>) -> Shown {
+    let now = p.peer.snapshot();
+    match (now.last_refusal, now.last_error) {
+        (Some(refusal), _) => f.write_fmt(fmt!("refused: {refusal}\n")),
+        (None, Some(error)) => f.write_fmt(fmt!("{error:?}\n")),
+        (None, None) => f.write_str("none\n"),
+    }
+}
+
+fn next_attempt(p: &NodePeer, f: Out<'_, '_>) -> Shown {
+    match p.peer.snapshot().next_attempt {
+        Some(at) => f.write_fmt(fmt!("{}\n", at.saturating_sub(clock::now()))),
+        None => f.write_str("none\n"),
+    }
+}
+
+fn show_admin(p: &NodePeer, f: Out<'_, '_>) -> Shown {
+    let down = p.peer.snapshot().state == State::Down;
+    f.write_str(if down { "down\n" } else { "up\n" })
+}
+
+fn store_admin(p: &NodePeer, text: &str) -> Result {
+    let down = match text {
+        "down" => true,
+        "up" => false,
+        _ => return Err(EINVAL),
+    };
+    p.node.set_admin_down(&p.peer, down);
+    Ok(())
+}
+
+fn store_control(p: &NodePeer, text: &str) -> Result {
+    match text {
+        "reconnect" => p.node.reconnect(&p.peer),
+        _ => return Err(EINVAL),
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+/* An object cannot be part of two modules. */
+#include "../../sys/helpers.c"
