@@ -61,6 +61,7 @@ use crate::rcall::{
 use crate::sendrecv::Message;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::log;
 use crate::sys::thread;
 use kernel::list::{
     List,
@@ -92,6 +93,8 @@ struct Ready {
     /// Connections that wait for memory are to be tried again.
     retry: bool,
     stop: bool,
+    /// The listener has ended.
+    ended: bool,
 }
 
 /// The ready list of one listener thread.
@@ -115,6 +118,7 @@ impl Queue {
                         accept: false,
                         retry: false,
                         stop: false,
+                        ended: false,
                     },
                     "Queue::ready"
                 ),
@@ -128,6 +132,18 @@ impl Queue {
     fn tell(&self, what: impl FnOnce(&mut Ready)) {
         what(&mut self.ready.lock());
         self.wake.notify_one();
+    }
+
+    /// Puts a connection on the list; gives it back when nobody will serve it.
+    fn push(&self, entry: ListArc<Conn>) -> Result<(), ListArc<Conn>> {
+        let mut ready = self.ready.lock();
+        if ready.ended {
+            return Err(entry);
+        }
+        ready.conns.push_back(entry);
+        drop(ready);
+        self.wake.notify_one();
+        Ok(())
     }
 }
 
@@ -158,7 +174,7 @@ impl Queues {
     pub(crate) fn schedule(&self, listener: u32, conn: Arc<Conn>) {
         // Fails if it is on the list already, which will do.
         if let Ok(entry) = ListArc::try_from_arc(conn) {
-            self.0[listener as usize].tell(|ready| ready.conns.push_back(entry));
+            drop(self.0[listener as usize].push(entry));
         }
     }
 
@@ -206,12 +222,16 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
         node,
         index,
         starved: List::new(),
+        accept_later: false,
     };
     loop {
         match listener.wait(queue) {
             Wake::Accept => listener.accept(),
             Wake::Serve(conn) => listener.serve(conn),
             Wake::Retry => {
+                if core::mem::take(&mut listener.accept_later) {
+                    listener.accept();
+                }
                 while let Some(conn) = listener.starved.pop_front() {
                     conn.into_arc().schedule();
                 }
@@ -220,6 +240,19 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
         }
     }
     queue.task.store(0, Relaxed);
+}
+
+/// Ends the connections that are left when the listeners have ended: one that came in while the node
+/// was being stopped.
+pub(crate) fn sweep(node: &Arc<Node>) {
+    for peer in node.peers() {
+        if let Some(conn) = peer.conn() {
+            conn.fail(ESHUTDOWN, Some(Bye::Stopping));
+            node.lost(peer, &conn, ESHUTDOWN, None);
+            conn.rx.lock().phase = Phase::Closed;
+        }
+    }
+    node.hang_up_pending();
 }
 
 /// Whether there is more to do for a connection.
@@ -237,6 +270,8 @@ struct Listener<'a> {
     index: u32,
     /// Connections that wait for memory.
     starved: List<Conn>,
+    /// Accepting did not work, and is to be tried again.
+    accept_later: bool,
 }
 
 impl Listener<'_> {
@@ -254,10 +289,12 @@ impl Listener<'_> {
             if core::mem::take(&mut ready.retry) {
                 return Wake::Retry;
             }
-            if ready.stop {
+            let patient = self.starved.is_empty() && !self.accept_later;
+            if ready.stop && patient {
+                ready.ended = true;
                 return Wake::Stop;
             }
-            if self.starved.is_empty() {
+            if patient {
                 // Signals do not reach kernel threads.
                 let _ = queue.wake.wait_interruptible(&mut ready);
             } else {
@@ -280,11 +317,14 @@ impl Listener<'_> {
                 }
                 Ok(None) => return,
                 Err(e) => {
-                    pr_warn!(
-                        "node {}: a connection could not be accepted: {:?}\n",
-                        self.node.id(),
-                        e
-                    );
+                    if log::allowed() {
+                        pr_warn!(
+                            "node {}: a connection could not be accepted: {:?}, trying again\n",
+                            self.node.id(),
+                            e
+                        );
+                    }
+                    self.accept_later = !self.node.is_stopping();
                     return;
                 }
             }
@@ -441,25 +481,37 @@ impl Listener<'_> {
             (Ok(greeting), Some(peer)) => self.admit(conn, &peer, &greeting).map(|()| peer),
             (Ok(_), None) => Err(EPROTO),
             (Err(Reject::Garbage), _) => {
-                pr_warn!(
-                    "node {}: {} is not KCCM: closed\n",
-                    node.id(),
-                    Addr(conn.remote)
-                );
+                if log::allowed() {
+                    pr_warn!(
+                        "node {}: {} is not KCCM: closed\n",
+                        node.id(),
+                        Addr(conn.remote)
+                    );
+                }
                 Err(EPROTO)
             }
-            (Err(Reject::Refuse { reason, from }), _) => self.refuse(conn, reason, from),
+            (Err(Reject::Refuse { reason, from }), claimed) => {
+                let old = claimed.and_then(|peer| peer.session());
+                if let (Refusal::Duplicate, Some((old, _))) = (reason, old) {
+                    // If that peer has restarted, its kernel will deny all knowledge of the old
+                    // connection, and the next attempt gets through.
+                    old.ping();
+                }
+                self.refuse(conn, reason, from)
+            }
         }
     }
 
     fn refuse<T>(&self, conn: &Arc<Conn>, reason: Refusal, from: NodeId) -> Result<T> {
-        pr_warn!(
-            "node {}: refused a connection from {} as node {}: {}\n",
-            self.node.id(),
-            Addr(conn.remote),
-            from,
-            reason
-        );
+        if log::allowed() {
+            pr_warn!(
+                "node {}: refused a connection from {} as node {}: {}\n",
+                self.node.id(),
+                Addr(conn.remote),
+                from,
+                reason
+            );
+        }
         // The reason is all that it will be told, so let it get there.
         conn.greet(&hello::refuse(&self.node.identity, reason))?;
         conn.hang_up(reason.errno());
@@ -476,11 +528,11 @@ impl Listener<'_> {
             self.node.lost(peer, &old, ECONNRESET, None);
         }
         let granted = peer.accepted(conn, greeting).ok_or(ECANCELED)?;
-        conn.greet(&hello::welcome(
-            &self.node.identity,
-            &greeting.peer,
-            granted,
-        ))?;
+        let welcome = hello::welcome(&self.node.identity, &greeting.peer, granted);
+        if let Err(e) = conn.greet(&welcome) {
+            self.node.lost(peer, conn, e, None);
+            return Err(e);
+        }
         self.node.established(peer, conn, greeting);
         Ok(())
     }

@@ -26,6 +26,7 @@ use crate::conn::peer::Peer;
 use crate::conn::state::Event;
 use crate::conn::tcp::Tcp;
 use crate::conn::transport::{
+    Link,
     Port,
     Transport, //
 };
@@ -51,12 +52,14 @@ use crate::recovery::Recovery;
 use crate::sendrecv::Endpoint;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::log;
 use crate::sys::net::Net;
 use crate::sys::thread::Thread;
 use crate::sys::wait::{
     Timeout,
     WaitQueue, //
 };
+use core::net::SocketAddr;
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -204,21 +207,37 @@ impl Node {
         let Some(port) = &*port else {
             return Ok(None);
         };
-        let (link, remote) = match port.accept() {
-            Ok(accepted) => accepted,
-            Err(e) if e == EAGAIN => return Ok(None),
-            Err(e) => return Err(e),
-        };
+        loop {
+            match port.accept() {
+                Ok((link, remote)) => {
+                    if let Some(conn) = self.admit_pending(link, remote)? {
+                        return Ok(Some(conn));
+                    }
+                }
+                Err(e) if e == EAGAIN => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Enters a connection among those that have yet to greet; `None` if there are too many.
+    fn admit_pending(
+        &self,
+        link: KBox<dyn Link>,
+        remote: SocketAddr,
+    ) -> Result<Option<Arc<Conn>>> {
         let mut pending = self.pending.lock();
         if pending.len() >= MAX_PENDING + MAX_NODES {
             drop(pending);
             link.close(false);
-            pr_warn!(
-                "node {}: too many connections without a greeting, one from {} closed\n",
-                self.id(),
-                Addr(remote)
-            );
-            return Err(EBUSY);
+            if log::allowed() {
+                pr_warn!(
+                    "node {}: too many connections without a greeting, one from {} closed\n",
+                    self.id(),
+                    Addr(remote)
+                );
+            }
+            return Ok(None);
         }
         pending.reserve(1, GFP_KERNEL)?;
         let conn = Conn::new(link, remote, self.queues.clone(), 0, Phase::AwaitHello)?;
@@ -242,6 +261,14 @@ impl Node {
         drop(removed);
     }
 
+    /// Ends all connections that have not greeted.
+    pub(crate) fn hang_up_pending(&self) {
+        let pending = core::mem::take(&mut *self.pending.lock());
+        for entry in &pending {
+            entry.conn.hang_up(ESHUTDOWN);
+        }
+    }
+
     /// Ends connections that have not greeted in time. Returns when to look again.
     pub(crate) fn expire_pending(&self) -> Millis {
         let now = clock::now();
@@ -255,12 +282,14 @@ impl Node {
             if until > now {
                 return until;
             }
-            pr_warn!(
-                "node {}: {} did not greet within {} ms: closed\n",
-                self.id(),
-                Addr(conn.remote),
-                self.limits().handshake_ms
-            );
+            if log::allowed() {
+                pr_warn!(
+                    "node {}: {} did not greet within {} ms: closed\n",
+                    self.id(),
+                    Addr(conn.remote),
+                    self.limits().handshake_ms
+                );
+            }
             self.drop_pending(&conn);
             conn.hang_up(ETIMEDOUT);
         }
@@ -469,8 +498,8 @@ impl Drop for Running {
         if let Some(port) = port {
             port.close();
         }
-        // 2. Calls that wait for a thread are told now, while they can be; those that run finish.
-        node.pool.stop();
+        // 2. Callers whose calls wait for a thread are told now, while they can be.
+        node.pool.close();
         // 3. Every connection ends, the peers being told; the listeners see to what follows from
         //    that and end when nothing is left to do.
         for peer in node.peers() {
@@ -478,17 +507,15 @@ impl Drop for Running {
                 conn.fail(ESHUTDOWN, Some(Bye::Stopping));
             }
         }
-        let pending = core::mem::take(&mut *node.pending.lock());
-        for entry in &pending {
-            entry.conn.hang_up(ESHUTDOWN);
-        }
-        drop(pending);
+        node.hang_up_pending();
         node.queues.stop();
         self.listeners.clear();
-        // 4. Whoever still waits, for anything.
+        listener::sweep(node);
+        // 4. Whoever still waits, for anything: handlers that still run, too. They can end now.
         node.calls.fail(None, ESHUTDOWN);
         node.endpoint.close();
         node.ups.notify_all();
+        node.pool.join();
         node.events.stop();
         self.events = None;
     }

@@ -16,7 +16,6 @@
 //!
 //! It also makes threads for long handlers, which the listener has no time for.
 
-use crate::conn::frame::Header;
 use crate::conn::peer::Peer;
 use crate::conn::state::Action;
 use crate::conn::{
@@ -167,6 +166,10 @@ fn dial(node: &Arc<Node>, peer: &Arc<Peer>) -> Result {
 fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Millis {
     let now = clock::now();
     let dead_ms = Millis::from(node.limits().dead_ms);
+    if conn.unread() {
+        // It is the listener here that does not get round to it, not the peer that is silent.
+        conn.hear();
+    }
     let dies = conn.last_heard() + dead_ms;
     if now >= dies {
         if conn.failure().is_none() {
@@ -183,8 +186,7 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     let interval = (dead_ms.min(peer_dead_ms) / SIGNS).max(1);
     let mut due = conn.last_sent() + interval;
     if now >= due {
-        // If it cannot be queued, the connection has ended or there is no memory; the next one may.
-        let _ = conn.control(Header::Ping);
+        conn.ping();
         due = now + interval;
     }
     due.min(dies)

@@ -212,12 +212,17 @@ impl Endpoint {
 
     /// Takes the first message that matches, if one is there and fits; or tells of it.
     fn take(&self, pattern: Pattern, wish: Wish) -> Option<Delivery> {
-        let mut memory = Memory::new();
-        let mut queues = self.queues.lock();
-        let delivery = Self::take_locked(&mut queues, pattern, wish);
-        queues.shed(&mut memory);
-        drop(queues);
-        delivery
+        Self::take_locked(&mut self.queues.lock(), pattern, wish)
+    }
+
+    /// Frees memory that the queues no longer need.
+    fn shed(&self) {
+        loop {
+            let mut surplus = Memory::new();
+            if !self.queues.lock().shed(&mut surplus) {
+                return;
+            }
+        }
     }
 
     fn take_locked(queues: &mut Queues, pattern: Pattern, wish: Wish) -> Option<Delivery> {
@@ -332,7 +337,9 @@ impl Node {
         let wish = Wish::Receive {
             capacity: buf.len(),
         };
-        match self.obtain(source, tag, wish, timeout) {
+        let obtained = self.obtain(source, tag, wish, timeout);
+        self.endpoint.shed();
+        match obtained {
             Ok(Delivery::Message(message)) => {
                 let info = message.info();
                 buf[..info.len].copy_from_slice(&message.bytes);

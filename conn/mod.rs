@@ -229,6 +229,20 @@ impl Conn {
         }
     }
 
+    /// Whether something has come in that the listener has not got to yet.
+    pub(crate) fn unread(&self) -> bool {
+        self.link.unread()
+    }
+
+    /// Sends a sign of life, unless other frames wait, which are as good. Process context.
+    pub(crate) fn ping(self: &Arc<Self>) {
+        // If there is no memory for it, the next one may do.
+        if let Ok(frame) = OutFrame::new(Header::Ping, KVVec::new(), None) {
+            self.tx.push_ping(frame);
+            self.flush();
+        }
+    }
+
     /// Queues a frame and sends as much as there is room for. Process context.
     ///
     /// Frames go out in the order of these calls. `EHOSTDOWN` when the connection has ended.

@@ -185,6 +185,8 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     /// Who connects.
     pub(crate) role: Role,
+    /// The longest frames that this node accepts.
+    own: Bounds,
     /// What has been counted.
     pub(crate) stats: Stats,
     #[pin]
@@ -240,6 +242,10 @@ impl Peer {
                 id: member.id,
                 addr: member.addr,
                 role,
+                own: Bounds {
+                    message: limits.max_message,
+                    rcall: limits.max_rcall,
+                },
                 stats: Stats::default(),
                 inner <- new_spinlock_irq!(inner, "Peer::inner"),
             }),
@@ -279,7 +285,11 @@ impl Peer {
 
     /// The longest frames that both sides accept, `None` while not connected.
     pub(crate) fn bounds(&self) -> Option<Bounds> {
-        Some(self.inner.lock().session.as_ref()?.peer.peer.bounds)
+        let theirs = self.inner.lock().session.as_ref()?.peer.peer.bounds;
+        Some(Bounds {
+            message: theirs.message.min(self.own.message),
+            rcall: theirs.rcall.min(self.own.rcall),
+        })
     }
 
     // ---- The state machine.

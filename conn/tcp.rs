@@ -89,6 +89,10 @@ impl Link for TcpLink {
         self.0.recv(buf)
     }
 
+    fn unread(&self) -> bool {
+        self.0.unread()
+    }
+
     fn close(&self, graceful: bool) {
         self.0.unhook();
         if !graceful {

@@ -32,6 +32,9 @@ pub(crate) trait Link: Send + Sync {
     /// Receives into `buf`; returns how much, 0 at the end of the stream.
     fn recv(&self, buf: &mut [u8]) -> Result<usize>;
 
+    /// Whether something has come in that was not received yet.
+    fn unread(&self) -> bool;
+
     /// Ends notifications and the stream in both directions; what was sent is still delivered if
     /// `graceful`, and otherwise discarded at both ends. May be called more than once.
     fn close(&self, graceful: bool);

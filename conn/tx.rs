@@ -229,6 +229,18 @@ impl Tx {
         Ok(())
     }
 
+    /// Queues a frame if no other waits.
+    pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {
+        let mut queue = self.queue.lock();
+        let idle = !queue.closed && !queue.busy && queue.unsent.count == 0;
+        if idle && queue.control.is_empty() && queue.frames.is_empty() {
+            queue.control.push_back(frame);
+        } else {
+            drop(queue);
+            drop(frame);
+        }
+    }
+
     /// Takes no more frames, and drops those that wait.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();

@@ -65,6 +65,14 @@ impl Job {
             Err(_) => Err(call),
         }
     }
+
+    /// Tells the caller that its call will not be run.
+    fn abandon(&self) {
+        let work = self.work.lock().take();
+        if let Some((call, _running)) = work {
+            super::abandon(call);
+        }
+    }
 }
 
 struct Inner {
@@ -113,6 +121,11 @@ impl Pool {
     /// Queues a job. Returns whether [`Pool::hire`] is to be called.
     pub(crate) fn submit(&self, job: ListArc<Job>) -> bool {
         let mut inner = self.inner.lock();
+        if inner.stopping {
+            drop(inner);
+            job.abandon();
+            return false;
+        }
         inner.jobs.push_back(job);
         inner.waiting += 1;
         let wanting = self.wanting(&inner);
@@ -194,20 +207,21 @@ impl Pool {
         (inner.waiting, inner.threads)
     }
 
-    /// Runs no more jobs, tells the callers of those that wait, and waits for those that run.
-    pub(crate) fn stop(&self) {
+    /// Runs no more jobs, and tells the callers of those that wait. Those that run go on.
+    pub(crate) fn close(&self) {
         let mut inner = self.inner.lock();
         inner.stopping = true;
         inner.waiting = 0;
         let mut jobs = core::mem::replace(&mut inner.jobs, List::new());
         drop(inner);
         while let Some(job) = jobs.pop_front() {
-            let work = job.work.lock().take();
-            if let Some((call, _running)) = work {
-                super::abandon(call);
-            }
+            job.abandon();
         }
         self.wake.notify_all();
+    }
+
+    /// Waits for the threads to end, after [`Pool::close`].
+    pub(crate) fn join(&self) {
         let crew = core::mem::take(&mut *self.crew.lock());
         drop(crew);
     }

@@ -4,6 +4,7 @@
  * sock fields each.  Nothing is decided here.
  */
 #include <linux/nsproxy.h>
+#include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/tcp.h>
@@ -150,6 +151,12 @@ int kccm_sock_status(struct socket *sock)
 	}
 }
 
+/* Whether something has come in that nobody has received. */
+bool kccm_sock_unread(struct socket *sock)
+{
+	return !skb_queue_empty_lockless(&sock->sk->sk_receive_queue);
+}
+
 struct net *kccm_net_get(struct net *net)
 {
 	return get_net(net);
@@ -178,4 +185,12 @@ void kccm_noio_leave(unsigned int cookie)
 bool kccm_killed(void)
 {
 	return fatal_signal_pending(current);
+}
+
+bool kccm_log_allowed(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
 }

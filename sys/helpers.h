@@ -35,6 +35,7 @@ void kccm_sock_unhook_child(struct socket *sock,
 void kccm_sock_prepare(struct socket *sock);
 void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
+bool kccm_sock_unread(struct socket *sock);
 
 struct net *kccm_net_get(struct net *net);
 void kccm_net_put(struct net *net);
@@ -43,5 +44,6 @@ struct net *kccm_net_current(void);
 unsigned int kccm_noio_enter(void);
 void kccm_noio_leave(unsigned int cookie);
 bool kccm_killed(void);
+bool kccm_log_allowed(void);
 
 #endif /* _KCCM_SYS_HELPERS_H */

@@ -7,6 +7,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod kobject;
+pub(crate) mod log;
 pub(crate) mod net;
 pub(crate) mod noio;
 pub(crate) mod owner;

@@ -189,6 +189,12 @@ impl Socket {
         count(received)
     }
 
+    /// Whether something has come in that was not received yet.
+    pub(crate) fn unread(&self) -> bool {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_unread(self.0) }
+    }
+
     /// Ends the connection in both directions.
     pub(crate) fn shutdown(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not
