@@ -402,12 +402,12 @@ impl Node {
         self.recovery.wake();
     }
 
-    /// Ends the connection to a peer; it is made again.
-    pub(crate) fn reconnect(&self, peer: &Peer) {
-        if let Some(conn) = peer.conn() {
+    /// Ends the connection to a peer; it is made again after a pause, or `at_once`.
+    pub(crate) fn disconnect(&self, peer: &Peer, at_once: bool) {
+        let conn = if at_once { peer.hurry() } else { peer.conn() };
+        if let Some(conn) = conn {
             conn.fail(ECONNABORTED, Some(Bye::Reconnect));
         }
-        peer.admin(Event::Hurry);
         self.recovery.wake();
     }
 

@@ -171,7 +171,8 @@ fn store_admin(p: &NodePeer, text: &str) -> Result {
 
 fn store_control(p: &NodePeer, text: &str) -> Result {
     match text {
-        "reconnect" => p.node.reconnect(&p.peer),
+        "disconnect" => p.node.disconnect(&p.peer, false),
+        "reconnect" => p.node.disconnect(&p.peer, true),
         _ => return Err(EINVAL),
     }
     Ok(())

@@ -174,6 +174,8 @@ struct Inner {
     recv: [Receiver; 2],
     last_error: Option<Error>,
     last_refusal: Option<Refusal>,
+    /// The next attempt is to be made as soon as the present connection has ended.
+    hurry: bool,
 }
 
 /// A peer.
@@ -236,6 +238,7 @@ impl Peer {
             ],
             last_error: None,
             last_refusal: None,
+            hurry: false,
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -409,6 +412,9 @@ impl Peer {
         inner
             .machine
             .step(Event::Lost, clock::now(), clock::random());
+        if core::mem::take(&mut inner.hurry) {
+            inner.machine.step(Event::Hurry, clock::now(), 0);
+        }
         inner.last_error = Some(error);
         inner.last_refusal = refusal;
         let session = inner.session.take();
@@ -445,6 +451,17 @@ impl Peer {
             Action::Gone | Action::Abandon => inner.conn.clone(),
             _ => None,
         }
+    }
+
+    /// The next attempt is wanted now, or as soon as the present connection has ended, which is
+    /// returned.
+    pub(crate) fn hurry(&self) -> Option<Arc<Conn>> {
+        let mut inner = self.inner.lock();
+        inner.hurry = inner.conn.is_some();
+        if !inner.hurry {
+            inner.machine.step(Event::Hurry, clock::now(), 0);
+        }
+        inner.conn.clone()
     }
 
     /// The present attempt or connection.
