@@ -33,6 +33,7 @@ use kernel::sync::Arc;
 
 /// `kccm.h` and `sys/params.h`, as bindgen reads them.
 #[allow(clippy::all)]
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[allow(dead_code)]
 #[allow(improper_ctypes)] // Of the kernel's types only pointers are used.
 #[allow(non_camel_case_types)]

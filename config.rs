@@ -54,11 +54,7 @@ impl ClusterName {
 
 impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let len = self
-            .bytes
-            .iter()
-            .position(|&b| b == 0)
-            .unwrap_or(Self::MAX);
+        let len = self.bytes.iter().position(|&b| b == 0).unwrap_or(Self::MAX);
         f.write_str(core::str::from_utf8(&self.bytes[..len]).unwrap_or("?"))
     }
 }
@@ -137,12 +133,7 @@ impl Limits {
             ("max_rcall", self.max_rcall.into(), 1, 16 << 20),
             ("queue_bytes", self.queue_bytes, 4096, 1 << 40),
             ("rcall_bytes", self.rcall_bytes, 4096, 1 << 40),
-            (
-                "max_long_handlers",
-                self.max_long_handlers.into(),
-                1,
-                1024,
-            ),
+            ("max_long_handlers", self.max_long_handlers.into(), 1, 1024),
             ("listeners", self.listeners.into(), 1, 64),
             ("dead_ms", self.dead_ms.into(), 100, 3_600_000),
             ("handshake_ms", self.handshake_ms.into(), 100, 60_000),

@@ -7,6 +7,7 @@
 //! | module       | what it owns                                                               |
 //! |--------------|----------------------------------------------------------------------------|
 //! | [`api`]      | the exported `kccm_*` functions: checks arguments, calls the node          |
+//! | [`module`]   | the module: a node made from the parameters                                |
 //! | [`node`]     | one member of a cluster: everything below, started and stopped             |
 //! | [`listener`] | the thread that serves what comes in: frames are handed out there          |
 //! | [`recovery`] | the thread that keeps the node connected: attempts, heartbeats, time-outs  |
@@ -28,7 +29,7 @@
 //! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
 //!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short.
-//! 3. The socket's own lock, inside every operation of a link. The upcalls of a socket come with it,
+//! 3. `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The upcalls of a socket come with it,
 //!    or with its spin lock, held, and take only `Queue::ready`.
 //! 4. Spin locks, each a leaf, held with interrupts off and for a bounded time, except that
 //!    `Handlers::table` covers a `try_module_get()`: `Endpoint::queues`, `Calls::table`,

@@ -389,12 +389,7 @@ impl Listener<'_> {
             }
             let peer = peer.clone();
             let (known, granted) = peer.linked(conn).ok_or(ECANCELED)?;
-            conn.greet(&hello::hello(
-                &self.node.identity,
-                peer.id,
-                known,
-                granted,
-            ))?;
+            conn.greet(&hello::hello(&self.node.identity, peer.id, known, granted))?;
             rx.phase = Phase::AwaitAnswer(peer);
         }
         let mut read = 0;
@@ -662,12 +657,7 @@ impl Listener<'_> {
     /// Hands a message or a call to whom it is for; gives it back if there is no memory to.
     fn pass_on(&self, held: Held) -> Option<Held> {
         match held {
-            Held::Message(message) => self
-                .node
-                .endpoint
-                .deliver(message)
-                .err()
-                .map(Held::Message),
+            Held::Message(message) => self.node.endpoint.deliver(message).err().map(Held::Message),
             Held::Call(call) => rcall::serve(self.node, call).err().map(Held::Call),
         }
     }

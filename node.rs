@@ -221,11 +221,7 @@ impl Node {
     }
 
     /// Enters a connection among those that have yet to greet; `None` if there are too many.
-    fn admit_pending(
-        &self,
-        link: KBox<dyn Link>,
-        remote: SocketAddr,
-    ) -> Result<Option<Arc<Conn>>> {
+    fn admit_pending(&self, link: KBox<dyn Link>, remote: SocketAddr) -> Result<Option<Arc<Conn>>> {
         let mut pending = self.pending.lock();
         if pending.len() >= MAX_PENDING + MAX_NODES {
             drop(pending);

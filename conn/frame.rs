@@ -226,7 +226,12 @@ impl Header {
     /// Reads a header, and checks all that can be checked without knowing the connection.
     pub(crate) fn parse(bytes: &[u8; HEADER_LEN], bounds: Bounds) -> Result<Self, Malformed> {
         let wire: Wire = zerocopy::transmute!(*bytes);
-        let (id, tag, arg, len) = (wire.id.get(), wire.tag.get(), wire.arg.get(), wire.len.get());
+        let (id, tag, arg, len) = (
+            wire.id.get(),
+            wire.tag.get(),
+            wire.arg.get(),
+            wire.len.get(),
+        );
         let header = match wire.kind {
             Self::MESSAGE => Header::Message { tag, len },
             Self::CALL => Header::Call { func: tag, len },
@@ -437,8 +442,7 @@ impl Assembler {
         }
         if let Some(current) = &mut self.current {
             let n = current.missing().min(self.end - self.start);
-            current.payload[current.filled..][..n]
-                .copy_from_slice(&self.stage[self.start..][..n]);
+            current.payload[current.filled..][..n].copy_from_slice(&self.stage[self.start..][..n]);
             current.filled += n;
             self.start += n;
             if current.missing() > 0 {

@@ -346,9 +346,7 @@ pub(crate) fn check_answer(
     if peer.cluster != me.cluster {
         return Err(Refusal::Cluster);
     }
-    if peer.id != expected
-        || wire.to.get() != me.id
-        || wire.to_incarnation.get() != me.incarnation
+    if peer.id != expected || wire.to.get() != me.id || wire.to_incarnation.get() != me.incarnation
     {
         return Err(Refusal::UnknownId);
     }

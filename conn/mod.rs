@@ -272,11 +272,7 @@ impl Conn {
     /// Ends the connection, for the first reason that is given. `bye`: what to tell the other side.
     /// Process context.
     pub(crate) fn fail(self: &Arc<Self>, error: Error, bye: Option<Bye>) {
-        if self
-            .failure
-            .cmpxchg(0, error.to_errno(), Full)
-            .is_err()
-        {
+        if self.failure.cmpxchg(0, error.to_errno(), Full).is_err() {
             return;
         }
         if let Some(bye) = bye {
@@ -293,11 +289,7 @@ impl Conn {
 
     /// Ends a connection that no peer is known of. Process context.
     pub(crate) fn hang_up(self: &Arc<Self>, error: Error) {
-        if self
-            .failure
-            .cmpxchg(0, error.to_errno(), Full)
-            .is_ok()
-        {
+        if self.failure.cmpxchg(0, error.to_errno(), Full).is_ok() {
             self.tx.close();
             self.link.close(true);
             self.schedule();

@@ -305,7 +305,9 @@ impl Peer {
     /// Time has passed. Returns what to do, and the connection to do it to.
     pub(crate) fn tick(&self) -> (Action, Option<Arc<Conn>>) {
         let mut inner = self.inner.lock();
-        let action = inner.machine.step(Event::Tick, clock::now(), clock::random());
+        let action = inner
+            .machine
+            .step(Event::Tick, clock::now(), clock::random());
         if action == Action::Expire {
             inner.last_error = Some(ETIMEDOUT);
             inner.last_refusal = None;

@@ -205,9 +205,9 @@ impl Machine {
     /// When [`Event::Tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         match self.state {
-            State::Backoff { until }
-            | State::Connecting { until }
-            | State::Greeting { until } => Some(until),
+            State::Backoff { until } | State::Connecting { until } | State::Greeting { until } => {
+                Some(until)
+            }
             State::Down | State::Listening | State::Up => None,
         }
     }

@@ -167,6 +167,9 @@ impl<T: Send + Sync + 'static> Dir<T> {
         unsafe { &*kernel::container_of!(Opaque::cast_from(kobj), Inner<T>, kobj) }
     }
 
+    /// # Safety
+    ///
+    /// Called by sysfs only, for a directory and a file that [`Dir::new`] has made.
     unsafe extern "C" fn show(
         kobj: *mut bindings::kobject,
         attr: *mut bindings::attribute,
@@ -179,7 +182,8 @@ impl<T: Send + Sync + 'static> Dir<T> {
             return EIO.to_errno() as isize;
         };
         // SAFETY: sysfs hands over a page to write to.
-        let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), kernel::page::PAGE_SIZE) };
+        let page =
+            unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), kernel::page::PAGE_SIZE) };
         let mut f = Formatter::new(page);
         match show(object, &mut f) {
             Ok(()) => f.bytes_written() as isize,
@@ -187,6 +191,9 @@ impl<T: Send + Sync + 'static> Dir<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by sysfs only, for a directory and a file that [`Dir::new`] has made.
     unsafe extern "C" fn store(
         kobj: *mut bindings::kobject,
         attr: *mut bindings::attribute,
@@ -209,6 +216,9 @@ impl<T: Send + Sync + 'static> Dir<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called once, when the last reference to a kobject that [`Dir::new`] has made is gone.
     unsafe extern "C" fn release(kobj: *mut bindings::kobject) {
         // SAFETY: Called once, for a kobject of this type; `drop()` keeps it until it has heard.
         unsafe { Self::inner(kobj) }.released.complete_all();

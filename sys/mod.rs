@@ -17,6 +17,7 @@ pub(crate) mod wait;
 
 /// `helpers.h`, as bindgen reads it.
 #[allow(clippy::all)]
+#[allow(clippy::undocumented_unsafe_blocks)]
 #[allow(dead_code)]
 #[allow(improper_ctypes)] // Of the kernel's types only pointers are used.
 #[allow(non_camel_case_types)]

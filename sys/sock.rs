@@ -199,9 +199,7 @@ impl Socket {
     pub(crate) fn shutdown(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not
         // matter.
-        unsafe {
-            bindings::kernel_sock_shutdown(self.0, bindings::sock_shutdown_cmd_SHUT_RDWR)
-        };
+        unsafe { bindings::kernel_sock_shutdown(self.0, bindings::sock_shutdown_cmd_SHUT_RDWR) };
     }
 
     /// Makes closing the socket reset the connection rather than linger for a peer that is gone.
@@ -339,16 +337,25 @@ unsafe fn upcall<'a>(ctx: *mut c_void) -> &'a dyn Upcall {
     unsafe { &*(*ctx.cast::<HookInner>()).upcall }
 }
 
+/// # Safety
+///
+/// Called only by an installed hook, with its context.
 unsafe extern "C" fn readable(ctx: *mut c_void) {
     // SAFETY: C hands over the hook's own context.
     unsafe { upcall(ctx) }.readable();
 }
 
+/// # Safety
+///
+/// Called only by an installed hook, with its context.
 unsafe extern "C" fn writable(ctx: *mut c_void) {
     // SAFETY: C hands over the hook's own context.
     unsafe { upcall(ctx) }.writable();
 }
 
+/// # Safety
+///
+/// Called only by an installed hook, with its context.
 unsafe extern "C" fn changed(ctx: *mut c_void) {
     // SAFETY: C hands over the hook's own context.
     unsafe { upcall(ctx) }.changed();

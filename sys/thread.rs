@@ -99,6 +99,9 @@ pub(crate) fn current_id() -> usize {
     Task::current_raw().addr()
 }
 
+/// # Safety
+///
+/// Called once, with a box that is given up for it.
 unsafe extern "C" fn main(data: *mut c_void) -> c_int {
     // SAFETY: `data` is the box that `Thread::spawn()` gave up for us.
     let body = unsafe { KBox::from_raw(data.cast::<Body>()) };
