@@ -29,13 +29,12 @@
 //! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
 //!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short.
-//! 3. `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The upcalls of a socket come with it,
-//!    or with its spin lock, held, and take only `Queue::ready`.
-//! 4. Spin locks, each a leaf, held with interrupts off and for a bounded time, except that
-//!    `Handlers::table` covers a `try_module_get()`: `Endpoint::queues`, `Calls::table`,
-//!    `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`,
-//!    `Events::flags`, `Waiter::delivery`, `Waiter::answer`. Waking somebody, which takes a lock of
-//!    the scheduler, is allowed under them.
+//! 3. `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
+//!    upcalls of a socket come with it, or with its spin lock, held, and take only `Queue::ready`.
+//! 4. Spin locks, held with interrupts off and for a bounded time: `Endpoint::queues`, and under it
+//!    `Waiter::delivery`. The others are leaves: `Calls::table`, `Handlers::table`, `Peer::inner`,
+//!    `Tx::queue`, `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`,
+//!    `Waiter::answer`. Waking somebody is allowed under each.
 //!
 //! Nothing is allocated or freed under a spin lock, and no handler, subscriber or link is called.
 //!

@@ -318,7 +318,9 @@ impl Peer {
     /// An attempt to connect begins.
     pub(crate) fn dialing(&self, conn: &Arc<Conn>) {
         self.stats.attempts.inc();
-        self.inner.lock().conn = Some(conn.clone());
+        let old = self.inner.lock().conn.replace(conn.clone());
+        // Perhaps the last reference, which must not go under the lock.
+        drop(old);
     }
 
     /// The attempt has got through to the other side. Returns what the greeting needs, if the
@@ -353,8 +355,10 @@ impl Peer {
         match inner.machine.step(Event::Accepted, clock::now(), 0) {
             Action::Established => {
                 let granted = inner.restart();
-                inner.conn = Some(conn.clone());
+                let old = inner.conn.replace(conn.clone());
                 self.establish(&mut inner, conn, greeting);
+                drop(inner);
+                drop(old);
                 Some(granted)
             }
             _ => None,
