@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A cluster: several guests on one switch, and KCCM in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from . import settings
+from .accel import accelerator
+from .channel import Job, Result
+from .image import Image
+from .machine import Machine, MachineSpec, assert_clean, insmod
+from .rundir import RunDir
+from .settings import scaled
+from .switch import Switch
+
+PORT = 7700
+SYSFS = "/sys/kernel/kccm"
+
+BOOT_SECONDS = 60.0
+CONNECT_SECONDS = 30.0
+
+
+def address(node: int, family: int = 4) -> str:
+    """The address of a node; IPv6 in the brackets that the peer list wants."""
+    return f"10.1.0.{node + 1}" if family == 4 else f"[fd00::{node + 1:x}]"
+
+
+class Cluster:
+    """``nodes`` machines on a switch of their own, as a context manager.
+
+    >>> with Cluster(3, name="example") as cluster:
+    ...     cluster.load_all()
+    ...     cluster.wait_connected()
+    ...     cluster.kill(1)
+    ...     cluster.wait_state(0, 1, "down")
+
+    ``modules`` are the kernel modules in the guests' image (default: all of
+    ours that are built); ``tools`` are programs of the host to put there too,
+    such as ``ip``, ``tc`` or ``ss``. Logs are in ``folder``.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        name: str = "cluster",
+        modules: Iterable[Path] | None = None,
+        tools: Sequence[str] = (),
+        cpus: int = 1,
+        memory_mb: int | None = None,
+        mtu: int = 1500,
+        append: str = "",
+        flavour: settings.Flavour | None = None,
+    ) -> None:
+        self.name = name
+        self.flavour = flavour or settings.flavour()
+        self.accel = accelerator(self.flavour.bzimage)
+        self.image = Image.build(self.flavour.modules() if modules is None else modules, tools)
+        self._run_dir = RunDir(name)
+        self.folder = self._run_dir.path
+        common = MachineSpec(
+            name=name,
+            image=self.image,
+            kernel=self.flavour.bzimage,
+            accel=self.accel,
+            cpus=cpus,
+            memory_mb=memory_mb or self.flavour.memory_mb,
+            mtu=mtu,
+            append=append,
+        )
+        self.machines = [Machine(self._node_spec(common, node)) for node in range(nodes)]
+        self.switch = Switch(self.folder / "switch.log")
+
+    def _node_spec(self, common: MachineSpec, node: int) -> MachineSpec:
+        name = f"node{node}"
+        folder = self.folder / name
+        return replace(common, name=f"{folder.parent.name}/{name}", node_id=node, folder=folder)
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.boot()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.machines)
+
+    def __getitem__(self, node: int) -> Machine:
+        return self.machines[node]
+
+    def __iter__(self) -> Iterator[Machine]:
+        return iter(self.machines)
+
+    # Power.
+
+    def boot(self, nodes: Iterable[int] | None = None, timeout: float = BOOT_SECONDS) -> None:
+        """Boot those of the nodes that are off (default: all), side by side."""
+        off = [node for node in self._nodes(nodes) if not self.machines[node].alive]
+        for node in off:
+            with self.switch.plug(node) as cable:
+                self.machines[node].boot(cable)
+        for node in off:
+            self.machines[node].wait_ready(timeout)
+
+    def kill(self, node: int) -> None:
+        """End a node without warning (SIGKILL to its QEMU)."""
+        self.machines[node].kill()
+        self.switch.unplug(node)
+
+    def reboot(self, node: int, timeout: float = BOOT_SECONDS) -> None:
+        """Boot a node anew, ending it without warning if it runs. It has no KCCM then."""
+        self.kill(node)
+        self.boot([node], timeout)
+
+    def alive(self) -> list[int]:
+        """The nodes that run."""
+        return [node for node, machine in enumerate(self.machines) if machine.alive]
+
+    def close(self) -> None:
+        """End all machines and the switch; the logs stay."""
+        with ExitStack() as stack:  # goes on when one of them fails
+            stack.callback(self._run_dir.close)
+            stack.callback(self.switch.close)
+            for machine in self.machines:
+                stack.callback(machine.kill)
+
+    # The network.
+
+    def cut(self, a: int, b: int, both: bool = True) -> None:
+        """Drop all frames from node ``a`` to ``b``, and with ``both`` from ``b`` to ``a``."""
+        self.switch.cut(a, b, both)
+
+    def heal(self, a: int, b: int, both: bool = True) -> None:
+        """Undo cut()."""
+        self.switch.heal(a, b, both)
+
+    # KCCM.
+
+    def peers(self, family: int = 4) -> str:
+        """The ``peers`` parameter that names all nodes of this cluster."""
+        return ",".join(f"{node}={address(node, family)}" for node in range(len(self)))
+
+    def parameters(self, node: int, *, family: int = 4, **extra: object) -> str:
+        """The parameters with which ``node`` loads KCCM; ``extra`` adds or replaces some."""
+        values = {"node_id": node, "peers": self.peers(family), "cluster": self.name, **extra}
+        return " ".join(f"{name}={value}" for name, value in values.items())
+
+    def load(self, node: int, *, family: int = 4, **extra: object) -> None:
+        """Load KCCM in one node, such as ``load(1, dead_ms=500, cluster="other")``."""
+        self.machines[node].insmod("kccm", self.parameters(node, family=family, **extra))
+
+    def load_all(self, *, family: int = 4, **extra: object) -> None:
+        """Load KCCM in all nodes that run, side by side."""
+        self.run_all(
+            {
+                node: f"{insmod('kccm')} {self.parameters(node, family=family, **extra)}"
+                for node in self.alive()
+            }
+        )
+
+    def unload(self, node: int, timeout: float = 30.0) -> None:
+        """Unload KCCM from one node."""
+        self.machines[node].rmmod("kccm", timeout=timeout)
+
+    def run_all(self, command: str | dict[int, str], timeout: float = 30.0) -> dict[int, Result]:
+        """Run a command in all nodes that run (or one command each) at once."""
+        if isinstance(command, str):
+            command = {node: command for node in self.alive()}
+        jobs: dict[int, Job] = {n: self.machines[n].spawn(text) for n, text in command.items()}
+        return {node: job.wait(timeout) for node, job in jobs.items()}
+
+    def attribute(self, node: int, name: str) -> str:
+        """An attribute below /sys/kernel/kccm, such as ``incarnation``."""
+        return self.machines[node].read(f"{SYSFS}/{name}")
+
+    def peer(self, node: int, peer: int, name: str) -> str:
+        """An attribute that ``node`` has of ``peer``, such as ``rx_messages``."""
+        return self.attribute(node, f"peers/{peer}/{name}")
+
+    def peer_state(self, node: int, peer: int) -> str:
+        """The state of ``peer`` as ``node`` sees it."""
+        return self.peer(node, peer, "state")
+
+    def peer_table(self, node: int) -> dict[int, dict[str, str]]:
+        """All attributes of all peers as ``node`` sees them, read at one go."""
+        command = (
+            f"cd {SYSFS}/peers && for f in */*; do "
+            'v=; { read -r v <"$f"; } 2>/dev/null && echo "$f $v"; done; true'
+        )
+        table: dict[int, dict[str, str]] = {}
+        for line in self.machines[node].run(command).out.splitlines():
+            name, _, value = line.partition(" ")
+            peer, _, attribute = name.partition("/")
+            table.setdefault(int(peer), {})[attribute] = value
+        return table
+
+    def wait_state(self, node: int, peer: int, state: str, timeout: float = 30.0) -> None:
+        """Wait until ``node`` sees ``peer`` in ``state``."""
+        self._wait_peers(node, [peer], f'[ "$s" = {state} ]', state, timeout)
+
+    def wait_lost(self, node: int, peer: int, timeout: float = 30.0) -> None:
+        """Wait until ``node`` no longer sees ``peer`` up."""
+        self._wait_peers(node, [peer], '[ "$s" != up ]', "lost", timeout)
+
+    def wait_connected(
+        self, timeout: float = CONNECT_SECONDS, nodes: Iterable[int] | None = None
+    ) -> None:
+        """Wait until these nodes (default: all that run) see each other up."""
+        wanted = self.alive() if nodes is None else list(nodes)
+        deadline = time.monotonic() + scaled(timeout)
+        for node in wanted:
+            peers = [peer for peer in wanted if peer != node]
+            left = max(1.0, deadline - time.monotonic()) / settings.timeout_scale()
+            self._wait_peers(node, peers, '[ "$s" = up ]', "up", left)
+
+    def _wait_peers(
+        self, node: int, peers: Sequence[int], test: str, what: str, timeout: float
+    ) -> None:
+        """Have a node watch its own attributes, so that nothing is polled from here.
+
+        ``test`` is a shell condition about $s, the state of a peer.
+        """
+        if not peers:
+            return
+        machine = self.machines[node]
+        machine.run(f"[ -d {SYSFS} ] || {{ echo 'KCCM is not loaded'; exit 1; }}")
+        paths = [f"{SYSFS}/peers/{peer}" for peer in peers]
+        ready = "; ".join(f"read -r s <{path}/state && {test} || return 1" for path in paths)
+        machine.wait_until(
+            "ready 2>/dev/null",
+            timeout,
+            setup=f"ready() {{ {ready}; }}",
+            hint=f"grep -s . {' '.join(f'{path}/*' for path in paths)}",
+            what=f"node {node} sees {', '.join(str(peer) for peer in peers)} {what}",
+        )
+
+    # Faults.
+
+    def assert_clean(self) -> None:
+        """Raise Unclean if any node's kernel has reported a fault."""
+        assert_clean(self.machines)
+
+    def _nodes(self, nodes: Iterable[int] | None) -> list[int]:
+        return list(range(len(self))) if nodes is None else list(nodes)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where things are, and how long they may take.
+
+Everything is decided here once: the environment (``KCCM_*``) wins over
+``build/env.sh``, which scripts/setup.sh writes.
+
+Two *flavours* of the test kernel exist, chosen by ``KCCM_FLAVOUR``:
+
+=========  ======================  ===========================================
+flavour    kernel                  modules
+=========  ======================  ===========================================
+``base``   ``KCCM_BZIMAGE``        ``KCCM_MODULE_DIR`` (default: the tree)
+``debug``  ``KCCM_BZIMAGE_DEBUG``  ``KCCM_MODULE_DIR_DEBUG`` (default:
+                                   build/debug)
+=========  ======================  ===========================================
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[2]
+BUILD = TREE / "build"
+RUN_DIR = BUILD / "run"
+IMAGE_DIR = BUILD / "images"
+GUEST_INIT = TREE / "scripts" / "guest-init"
+
+# Modules are looked for in these places below a module directory.
+MODULE_FOLDERS = (".", "samples", "tests/kunit")
+
+
+class HarnessError(Exception):
+    """What the harness needs is missing or wrong; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A test kernel, the modules built against it, and what it costs."""
+
+    name: str
+    bzimage: Path
+    module_dir: Path
+    memory_mb: int
+    timeout_scale: float
+
+    def modules(self) -> list[Path]:
+        """All modules of ours that were built against this kernel."""
+        folders = (self.module_dir / folder for folder in MODULE_FOLDERS)
+        return [path for folder in folders for path in sorted(folder.glob("*.ko"))]
+
+    def module(self, name: str) -> Path:
+        """The file of one module of ours, such as ``kccm_kunit``."""
+        for path in self.modules():
+            if path.stem == name:
+                return path
+        raise HarnessError(
+            f"no {name}.ko below {self.module_dir}: build it first with `make demo` or `make test`"
+        )
+
+
+@functools.cache
+def _env_file() -> dict[str, str]:
+    """The variables that build/env.sh sets."""
+    path = BUILD / "env.sh"
+    if not path.exists():
+        return {}
+    script = 'set -a; . "$1"; env -0'
+    done = subprocess.run(
+        ["bash", "-c", script, "env", str(path)], capture_output=True, timeout=30, check=False
+    )
+    if done.returncode != 0:
+        raise HarnessError(f"{path} cannot be read: {done.stderr.decode(errors='replace').strip()}")
+    pairs = (item.partition("=") for item in done.stdout.decode().split("\0") if item)
+    return {name: value for name, _, value in pairs}
+
+
+def variable(name: str, default: str = "") -> str:
+    """A setting from the environment, else from build/env.sh."""
+    return os.environ.get(name) or _env_file().get(name) or default
+
+
+def flavour(name: str | None = None) -> Flavour:
+    """The flavour called ``name``, by default the one in KCCM_FLAVOUR."""
+    name = name or variable("KCCM_FLAVOUR", "base")
+    if name not in ("base", "debug"):
+        raise HarnessError(f"KCCM_FLAVOUR={name}: it must be base or debug")
+    suffix = "_DEBUG" if name == "debug" else ""
+    bzimage = variable(f"KCCM_BZIMAGE{suffix}")
+    if not bzimage or not Path(bzimage).is_file():
+        raise HarnessError(
+            f"no {name} test kernel (KCCM_BZIMAGE{suffix}={bzimage or 'not set'}): "
+            "run scripts/setup.sh, or set the variable to a bzImage"
+        )
+    default_dir = BUILD / "debug" if name == "debug" else TREE
+    return Flavour(
+        name=name,
+        bzimage=Path(bzimage),
+        module_dir=Path(variable(f"KCCM_MODULE_DIR{suffix}", str(default_dir))),
+        memory_mb=768 if name == "debug" else 192,
+        timeout_scale=4.0 if name == "debug" else 1.0,
+    )
+
+
+@functools.cache
+def timeout_scale() -> float:
+    """What every time limit is multiplied by: more for slow kernels and machines."""
+    text = variable("KCCM_TIMEOUT_SCALE")
+    if not text:
+        return 4.0 if variable("KCCM_FLAVOUR", "base") == "debug" else 1.0
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = 0.0
+    if scale <= 0:
+        raise HarnessError(f"KCCM_TIMEOUT_SCALE={text}: it must be a number above 0")
+    return scale
+
+
+def scaled(seconds: float) -> float:
+    """A time limit as it holds on this machine."""
+    return seconds * timeout_scale()
