@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Makefile: what a person calls. How the modules are built stands in Kbuild.
+
+# Which of the project's kernels the guests of demo and test boot: base, or
+# debug, with KASAN and lockdep.
+FLAVOUR ?= base
+NODES ?= 3
+ONLY ?=
+
+# Demo, test, clippy and doc bring their own kernel, unless KDIR names one.
+setup_flags := $(if $(filter debug,$(FLAVOUR)),--debug-kernel) $(if $(KDIR),--kdir '$(KDIR)')
+
+# Kbuild in the tree KDIR, after a check that it can build these modules.
+kbuild = +@scripts/kernel/make.sh '$(or $(KDIR),/lib/modules/$(shell uname -r)/build)'
+# What comes after `make setup`, in a line of shell.
+with_env = . build/env.sh && export KCCM_FLAVOUR='$(FLAVOUR)' &&
+verbose = $(if $(V),V='$(V)')
+
+# Debian's, for which setup.sh installs packages.
+PYTHON := /usr/bin/python3
+
+rust_files = $(shell find . -name '*.rs' ! -name '*generated*' ! -path './build/*' ! -path './.git/*' | sort)
+shell_files = .ci/run $(shell find scripts tests -name '*.sh' | sort)
+
+.DEFAULT_GOAL := modules
+.DELETE_ON_ERROR:
+# One thing after the other: kbuild is what runs in parallel.
+.NOTPARALLEL:
+
+PHONY := modules
+modules:
+	$(kbuild) modules
+
+PHONY += modules_install
+modules_install:
+	$(kbuild) modules_install
+
+PHONY += setup
+setup:
+	@scripts/setup.sh $(setup_flags)
+
+PHONY += demo
+demo: setup
+	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1
+	@$(with_env) exec $(PYTHON) scripts/demo.py --nodes '$(NODES)'
+
+PHONY += test
+test: setup
+	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@$(with_env) exec $(PYTHON) scripts/run_tests.py $(if $(ONLY),--only '$(ONLY)')
+
+PHONY += clippy
+clippy: setup
+	@$(with_env) command -v clippy-driver >/dev/null || { \
+		echo "error: this Rust toolchain has no clippy (rustup component add clippy)" >&2; exit 1; }
+	@$(with_env) scripts/kernel/make.sh "$$KCCM_KDIR" $(verbose) \
+		CLIPPY=1 KRUSTFLAGS=-Dwarnings KCCM_SAMPLES=1 KCCM_TESTS=1 modules
+
+PHONY += rustfmt rustfmtcheck
+rustfmt: rustfmt_flags :=
+rustfmtcheck: rustfmt_flags := --check
+rustfmt rustfmtcheck:
+	@command -v rustfmt >/dev/null || scripts/setup.sh --tools
+	@PATH=$$PATH:$(CURDIR)/build/bin rustfmt $(rustfmt_flags) $(rust_files) || { \
+		echo "error: not in the kernel's format; 'make rustfmt' puts it right" >&2; exit 1; }
+
+# Kbuild calls the script in rustc's place. What it has no reason to compile
+# again is not documented again.
+PHONY += doc
+doc: setup
+	@[ -e build/doc/index.html ] || rm -f ./*.o samples/*.o
+	@$(with_env) scripts/kernel/make.sh "$$KCCM_KDIR" $(verbose) \
+		RUSTC_OR_CLIPPY='$(CURDIR)/scripts/rustdoc.sh' RUSTC_OR_CLIPPY_QUIET=RUSTDOC KCCM_SAMPLES=1 modules
+	@echo "Documentation: build/doc/kccm/index.html"
+
+PHONY += check
+check: rustfmtcheck shellcheck kernel-doc
+
+PHONY += shellcheck
+shellcheck:
+	@if command -v shellcheck >/dev/null; then \
+		shellcheck -x $(shell_files); \
+	else \
+		echo "shellcheck is not installed: only the syntax of the scripts is checked"; \
+		for file in $(shell_files); do bash -n "$$file" || exit 1; done; \
+	fi
+
+PHONY += kernel-doc
+kernel-doc: setup
+	@$(with_env) $(PYTHON) "$$KCCM_KDIR/source/tools/docs/kernel-doc" -none -Wall -Werror include/kccm.h
+
+PHONY += checkpatch
+checkpatch: setup
+	@$(with_env) "$$KCCM_KDIR/source/scripts/checkpatch.pl" --no-tree --terse --strict \
+		--summary-file --file $$(find . -name '*.[ch]' ! -name '*.mod.c' ! -path './build/*' | sort)
+
+# Without a kernel's help: it may be gone by then.
+PHONY += clean
+clean:
+	@find . -name .git -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
+		-o -name '.*.cmd' -o -name '.*.d' -o -name '*.rsi' -o -name '*_generated.rs' -o -name '*.symvers' \
+		-o -name 'modules.order' -o -name '.module-common.o' -o -name 'rust-project.json' \) -exec rm -f {} +
+	@rm -rf build
+
+PHONY += help
+help:
+	@echo 'KCCM: cluster communication between kernels.'
+	@echo
+	@echo 'In QEMU, with a kernel of the project (the first run builds it: about 10 minutes):'
+	@echo '  demo             - boot a cluster and show it at work    NODES=n (2 to 8, default 3)'
+	@echo '  test             - run every test                        ONLY=name (those that match)'
+	@echo '  setup            - only install and build what those need'
+	@echo '                     FLAVOUR=debug: on a kernel with KASAN and lockdep (slow)'
+	@echo
+	@echo 'Against a kernel with Rust, as any out-of-tree module:'
+	@echo '  modules          - build the module (default)            KDIR=build-tree (default: the'
+	@echo '  modules_install  - install it                            running kernel'"'"'s), LLVM=...'
+	@echo
+	@echo 'Working on it (with the kernel of the project unless KDIR is given):'
+	@echo '  clippy           - lint the Rust code, warnings are errors'
+	@echo '  rustfmtcheck     - check the format of the Rust code; rustfmt applies it'
+	@echo '  check            - rustfmtcheck, shellcheck and kernel-doc'
+	@echo '  checkpatch       - the kernel'"'"'s style checker over the C code'
+	@echo '  doc              - rustdoc with private items, in build/doc'
+	@echo '  clean            - remove what was made here (the cache stays)'
+	@echo
+	@echo 'V=1 shows the commands. Logs are in build/log; kernels and sources in the cache,'
+	@echo '$${XDG_CACHE_HOME:-~/.cache}/kccm, which may be deleted at any time.'
+
+.PHONY: $(PHONY)
