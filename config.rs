@@ -7,8 +7,9 @@
 
 use core::net::{
     IpAddr,
-    Ipv6Addr,
-    SocketAddr, //
+    Ipv4Addr,
+    SocketAddr,
+    SocketAddrV6, //
 };
 use kernel::fmt;
 use kernel::prelude::*;
@@ -282,14 +283,28 @@ pub(crate) fn parse_member(text: &str, default_port: u16) -> Result<Member, Reas
         .ok()
         .filter(|&id| usize::from(id) < MAX_NODES)
         .ok_or(Reason::IdRange)?;
-    let addr = parse_addr(addr, default_port)?;
-    if addr.ip().is_unspecified() || addr.ip().is_multicast() {
+    let addr = canonical(parse_addr(addr, default_port)?);
+    let ip = addr.ip();
+    if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return Err(Reason::NotUnicast);
     }
-    Ok(Member { id, addr })
+    match addr {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            Err(Reason::NoScope)
+        }
+        _ => Ok(Member { id, addr }),
+    }
 }
 
-/// `1.2.3.4`, `1.2.3.4:7700`, `[fd00::1]`, `[fd00::1]:7700`
+/// Takes an IPv4 address in the clothes of IPv6 for what it is, so that every address has one form.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+/// `1.2.3.4`, `1.2.3.4:7700`, `[fd00::1]`, `[fd00::1]:7700`, `[fe80::1%2]:7700`
 fn parse_addr(text: &str, default_port: u16) -> Result<SocketAddr, Reason> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return if addr.port() == 0 {
@@ -298,30 +313,35 @@ fn parse_addr(text: &str, default_port: u16) -> Result<SocketAddr, Reason> {
             Ok(addr)
         };
     }
-    if let Ok(IpAddr::V4(ip)) = text.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(IpAddr::V4(ip), default_port));
+    if let Some(addr) = parse_host(text, default_port) {
+        return Ok(addr);
     }
-    if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-        if let Ok(ip) = inner.parse::<Ipv6Addr>() {
-            return Ok(SocketAddr::new(IpAddr::V6(ip), default_port));
-        }
-    }
-    if text.parse::<Ipv6Addr>().is_ok() {
+    if parse_ipv6(text, default_port).is_some() {
         return Err(Reason::NoBrackets);
     }
     // An address that is right up to its last colon has a port that is not.
     match text.rsplit_once(':') {
-        Some((host, _)) if parse_addr_only(host) => Err(Reason::BadPort),
+        Some((host, _)) if parse_host(host, default_port).is_some() => Err(Reason::BadPort),
         _ => Err(Reason::BadAddress),
     }
 }
 
-fn parse_addr_only(host: &str) -> bool {
-    let inner = host.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    match inner {
-        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
-        None => host.parse::<core::net::Ipv4Addr>().is_ok(),
+/// `1.2.3.4`, `[fd00::1]`, `[fe80::1%2]`
+fn parse_host(text: &str, port: u16) -> Option<SocketAddr> {
+    match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+        Some(inner) => parse_ipv6(inner, port).map(SocketAddr::V6),
+        None => Some(SocketAddr::new(IpAddr::V4(text.parse().ok()?), port)),
     }
+}
+
+/// `fd00::1`, or `fe80::1%2` with the index of the interface that a link-local address is on.
+fn parse_ipv6(text: &str, port: u16) -> Option<SocketAddrV6> {
+    let (ip, scope) = text.split_once('%').unwrap_or((text, "0"));
+    if !scope.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let (ip, scope) = (ip.parse().ok()?, scope.parse().ok()?);
+    Some(SocketAddrV6::new(ip, port, 0, scope))
 }
 
 /// What is wrong with an entry of `peers`.
@@ -341,6 +361,8 @@ pub(crate) enum Reason {
     BadPort,
     /// An address that nobody can have for himself.
     NotUnicast,
+    /// A link-local IPv6 address that does not say on which interface.
+    NoScope,
     /// An earlier entry has the same id.
     DuplicateId,
     /// An earlier entry has the same address and port.
@@ -357,6 +379,9 @@ impl fmt::Display for Reason {
             Reason::NoBrackets => "an IPv6 address needs brackets, e.g. [fd00::3]",
             Reason::BadPort => "the port is not in 1..65535",
             Reason::NotUnicast => "the address is not one that a node can have",
+            Reason::NoScope => {
+                "a link-local address needs the index of its interface, e.g. [fe80::3%2]"
+            }
             Reason::DuplicateId => "another entry has the same id",
             Reason::DuplicateAddress => "another entry has the same address and port",
         })
@@ -433,5 +458,643 @@ impl fmt::Display for Invalid<'_> {
             )),
             Invalid::NoMemory => f.write_str("out of memory"),
         }
+    }
+}
+
+#[cfg(KCCM_KUNIT)]
+#[kunit_tests(kccm_config)]
+mod tests {
+    use super::*;
+    use core::net::Ipv6Addr;
+    use kernel::str::CString;
+
+    const PORT: u16 = 7700;
+
+    /// Whether `value` is shown as `text`; if not, the log has what it is shown as.
+    fn shows(value: &impl fmt::Display, text: &str) -> Result<bool> {
+        let shown = CString::try_from_fmt(fmt!("{value}"))?;
+        let same = shown.to_bytes() == text.as_bytes();
+        if !same {
+            pr_err!("\"{value}\", not \"{text}\"\n");
+        }
+        Ok(same)
+    }
+
+    /// Whether a configuration is refused, with that line for the log.
+    fn refused(result: Result<Config, Invalid<'_>>, line: &str) -> Result<bool> {
+        match result {
+            Ok(_) => {
+                pr_err!("accepted, not refused with \"{line}\"\n");
+                Ok(false)
+            }
+            Err(invalid) => shows(&invalid, line),
+        }
+    }
+
+    /// Node 0 with these entries, and all else as it should be.
+    fn with_peers<'a>(entries: &[&'a str]) -> Result<Config, Invalid<'a>> {
+        let entries = entries.iter().copied();
+        Config::new(0, "test", PORT.into(), entries, Limits::DEFAULT)
+    }
+
+    /// Two nodes, and all else as given.
+    fn with(node_id: i64, cluster: &str, port: u32, limits: Limits) -> Result<Config, Invalid<'_>> {
+        let entries = ["0=10.1.0.1", "255=10.1.0.2"];
+        Config::new(node_id, cluster, port, entries.into_iter(), limits)
+    }
+
+    const fn v4(ip: [u8; 4], port: u16) -> SocketAddr {
+        let [a, b, c, d] = ip;
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+    }
+
+    const fn v6(ip: u128, port: u16, scope: u32) -> SocketAddr {
+        SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from_bits(ip), port, 0, scope))
+    }
+
+    const FD00_3: u128 = 0xfd00 << 112 | 3;
+    const FE80_1: u128 = 0xfe80 << 112 | 1;
+
+    // ---- The cluster's name.
+
+    #[test]
+    fn name_is_1_to_64_printable_characters() {
+        let longest = [b'x'; ClusterName::MAX + 1];
+        for len in 0..=longest.len() {
+            let valid = (1..=64).contains(&len);
+            assert_eq!(ClusterName::new(&longest[..len]).is_some(), valid);
+        }
+        for byte in 0..=u8::MAX {
+            let valid = (0x21..=0x7e).contains(&byte);
+            for name in [[byte, b'x', b'x'], [b'x', byte, b'x'], [b'x', b'x', byte]] {
+                assert_eq!(ClusterName::new(&name).is_some(), valid);
+            }
+        }
+    }
+
+    #[test]
+    fn name_comes_back_from_the_wire() -> Result {
+        for len in 1..=ClusterName::MAX {
+            let name = ClusterName::new(&[b'n'; ClusterName::MAX][..len]).ok_or(EINVAL)?;
+            let mut wire = [0; ClusterName::MAX];
+            wire[..len].fill(b'n');
+            assert_eq!(*name.wire(), wire);
+            assert!(ClusterName::from_wire(wire) == Some(name));
+            // Nothing comes after the zeros, and nothing else before them.
+            for i in len + 1..wire.len() {
+                let mut wire = wire;
+                wire[i] = b'n';
+                assert!(ClusterName::from_wire(wire).is_none());
+            }
+            for i in 0..len {
+                let mut wire = wire;
+                wire[i] = b' ';
+                assert!(ClusterName::from_wire(wire).is_none());
+            }
+        }
+        assert!(ClusterName::from_wire([0; ClusterName::MAX]).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn name_is_shown_without_its_padding() -> Result {
+        let longest = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789ABCDEF";
+        for text in ["x", "prod-1", longest] {
+            let name = ClusterName::new(text.as_bytes()).ok_or(EINVAL)?;
+            assert!(shows(&name, text)?);
+        }
+        let prefix = ClusterName::new(b"prod");
+        assert!(prefix.is_some() && prefix != ClusterName::new(b"prod-1"));
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_name_is_refused() -> Result {
+        let too_long = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789ABCDEFx";
+        let cases = [
+            (
+                "",
+                "cluster: \"\" is not 1 to 64 printable characters without blanks",
+            ),
+            (
+                "my cluster",
+                "cluster: \"my cluster\" is not 1 to 64 printable characters without blanks",
+            ),
+            (
+                "b\u{fc}ro",
+                "cluster: \"b\u{fc}ro\" is not 1 to 64 printable characters without blanks",
+            ),
+        ];
+        for (name, line) in cases {
+            assert!(refused(with(0, name, 7700, Limits::DEFAULT), line)?);
+        }
+        let invalid = with(0, too_long, 7700, Limits::DEFAULT).err();
+        assert_eq!(invalid, Some(Invalid::Cluster(too_long)));
+        Ok(())
+    }
+
+    // ---- Entries of `peers`.
+
+    #[test]
+    fn entry_in_every_form() {
+        let cases = [
+            ("0=10.1.0.1", 0, v4([10, 1, 0, 1], PORT)),
+            ("1=10.1.0.2:7701", 1, v4([10, 1, 0, 2], 7701)),
+            ("255=255.0.0.1:1", 255, v4([255, 0, 0, 1], 1)),
+            ("007=127.0.0.1:65535", 7, v4([127, 0, 0, 1], 65535)),
+            ("2=[fd00::3]", 2, v6(FD00_3, PORT, 0)),
+            ("2=[fd00::3]:7701", 2, v6(FD00_3, 7701, 0)),
+            ("2=[FD00:0:0:0:0:0:0:3]:1", 2, v6(FD00_3, 1, 0)),
+            ("2=[fd00::3]:65535", 2, v6(FD00_3, 65535, 0)),
+            ("3=[::1]", 3, v6(1, PORT, 0)),
+            // A link-local address comes with the index of its interface.
+            ("4=[fe80::1%2]", 4, v6(FE80_1, PORT, 2)),
+            ("4=[fe80::1%2]:7701", 4, v6(FE80_1, 7701, 2)),
+            ("4=[fe80::1%4294967295]", 4, v6(FE80_1, PORT, u32::MAX)),
+            // An IPv4 address in IPv6's clothes is what it is.
+            ("5=[::ffff:10.1.0.1]", 5, v4([10, 1, 0, 1], PORT)),
+            ("5=[::ffff:a01:1]:7701", 5, v4([10, 1, 0, 1], 7701)),
+        ];
+        let mut wrong = 0;
+        for (text, id, addr) in cases {
+            let member = parse_member(text, PORT);
+            if member.ok() != Some(Member { id, addr }) {
+                pr_err!("\"{text}\": {:?}\n", member.map(|m| (m.id, m.addr)));
+                wrong += 1;
+            }
+        }
+        assert_eq!(wrong, 0);
+    }
+
+    #[test]
+    fn wrong_entry_has_its_reason() {
+        use Reason::*;
+        let cases = [
+            ("", NoEquals),
+            ("0", NoEquals),
+            ("10.1.0.1", NoEquals),
+            ("0:10.1.0.1", NoEquals),
+            ("=10.1.0.1", BadId),
+            (" 0=10.1.0.1", BadId),
+            ("0 =10.1.0.1", BadId),
+            ("+1=10.1.0.1", BadId),
+            ("-1=10.1.0.1", BadId),
+            ("0x1=10.1.0.1", BadId),
+            ("one=10.1.0.1", BadId),
+            ("\u{664}=10.1.0.1", BadId),
+            ("256=10.1.0.1", IdRange),
+            ("65536=10.1.0.1", IdRange),
+            ("99999999999999999999=10.1.0.1", IdRange),
+            ("0=", BadAddress),
+            ("0= 10.1.0.1", BadAddress),
+            ("0=10.1.0.1 ", BadAddress),
+            ("0=10.1.0.1\n", BadAddress),
+            ("0=10.1.0", BadAddress),
+            ("0=10.1.0.1.1", BadAddress),
+            ("0=10.1.0.256", BadAddress),
+            ("0=10.1.0.01", BadAddress),
+            ("0=node0", BadAddress),
+            ("0=node0:7700", BadAddress),
+            ("0==10.1.0.1", BadAddress),
+            ("0=:7700", BadAddress),
+            ("0=[10.1.0.1]", BadAddress),
+            ("0=[]", BadAddress),
+            ("0=[fd00::3", BadAddress),
+            ("0=fd00::3]", BadAddress),
+            ("0=[fd00::3]7700", BadAddress),
+            ("0=[[fd00::3]]", BadAddress),
+            ("0=[fd00:::3]", BadAddress),
+            ("0=[fd00::g]:7700", BadAddress),
+            ("0=[fe80::1%]", BadAddress),
+            ("0=[fe80::1%eth0]", BadAddress),
+            ("0=[fe80::1%+2]", BadAddress),
+            ("0=[fe80::1%4294967296]", BadAddress),
+            ("0=[fe80::1%2%2]", BadAddress),
+            ("0=fd00::3", NoBrackets),
+            ("0=fd00::3:7700", NoBrackets),
+            ("0=::", NoBrackets),
+            ("0=fe80::1%2", NoBrackets),
+            ("0=10.1.0.1:", BadPort),
+            ("0=10.1.0.1:0", BadPort),
+            ("0=10.1.0.1:65536", BadPort),
+            ("0=10.1.0.1:77 00", BadPort),
+            ("0=10.1.0.1:+7700", BadPort),
+            ("0=10.1.0.1:kccm", BadPort),
+            ("0=[fd00::3]:", BadPort),
+            ("0=[fd00::3]:0", BadPort),
+            ("0=[fd00::3]:65536", BadPort),
+            ("0=[fe80::1%2]:0", BadPort),
+            ("0=[fe80::1%2]:65536", BadPort),
+            ("0=0.0.0.0", NotUnicast),
+            ("0=0.0.0.0:7700", NotUnicast),
+            ("0=224.0.0.1", NotUnicast),
+            ("0=239.255.255.255", NotUnicast),
+            ("0=255.255.255.255", NotUnicast),
+            ("0=[::]", NotUnicast),
+            ("0=[::]:7700", NotUnicast),
+            ("0=[ff02::1]", NotUnicast),
+            ("0=[::ffff:0.0.0.0]", NotUnicast),
+            ("0=[::ffff:224.0.0.1]:7700", NotUnicast),
+            ("0=[fe80::1]", NoScope),
+            ("0=[fe80::1]:7700", NoScope),
+            ("0=[febf::1%0]", NoScope),
+        ];
+        let mut wrong = 0;
+        for (text, reason) in cases {
+            let member = parse_member(text, PORT);
+            if member.err() != Some(reason) {
+                let found = member.map(|m| (m.id, m.addr));
+                pr_err!("\"{text}\": {found:?}, not {reason:?}\n");
+                wrong += 1;
+            }
+        }
+        assert_eq!(wrong, 0);
+    }
+
+    #[test]
+    fn wrong_entry_is_told_with_its_number() -> Result {
+        let cases: [(&[&str], &str); 11] = [
+            (
+                &["10.1.0.1"],
+                "peers: entry 1 \"10.1.0.1\": \
+                 expected id=address, e.g. 0=10.1.0.1 or 2=[fd00::3]:7700",
+            ),
+            (
+                &["0=10.1.0.1", "1=10.1.0.2", ""],
+                "peers: entry 3 \"\": expected id=address, e.g. 0=10.1.0.1 or 2=[fd00::3]:7700",
+            ),
+            (
+                &["0=10.1.0.1", "b=10.1.0.2"],
+                "peers: entry 2 \"b=10.1.0.2\": the id before '=' is not a number",
+            ),
+            (
+                &["0=10.1.0.1", "256=10.1.0.2"],
+                "peers: entry 2 \"256=10.1.0.2\": the id is not in 0..255",
+            ),
+            (
+                &["0=10.1.0.1", "1=node1"],
+                "peers: entry 2 \"1=node1\": not an IPv4 address or an IPv6 address in brackets",
+            ),
+            (
+                &["0=10.1.0.1", "1=fd00::3"],
+                "peers: entry 2 \"1=fd00::3\": an IPv6 address needs brackets, e.g. [fd00::3]",
+            ),
+            (
+                &["0=10.1.0.1", "1=10.1.0.2:0"],
+                "peers: entry 2 \"1=10.1.0.2:0\": the port is not in 1..65535",
+            ),
+            (
+                &["0=10.1.0.1", "1=224.0.0.1"],
+                "peers: entry 2 \"1=224.0.0.1\": the address is not one that a node can have",
+            ),
+            (
+                &["0=10.1.0.1", "1=[fe80::3]"],
+                "peers: entry 2 \"1=[fe80::3]\": \
+                 a link-local address needs the index of its interface, e.g. [fe80::3%2]",
+            ),
+            (
+                &["0=10.1.0.1", "1=10.1.0.2", "00=10.1.0.3"],
+                "peers: entry 3 \"00=10.1.0.3\": another entry has the same id",
+            ),
+            (
+                &["0=10.1.0.1", "1=10.1.0.2", "2=10.1.0.1:7700"],
+                "peers: entry 3 \"2=10.1.0.1:7700\": another entry has the same address and port",
+            ),
+        ];
+        for (entries, line) in cases {
+            assert!(refused(with_peers(entries), line)?);
+        }
+        // The first of several.
+        let invalid = with_peers(&["0=10.1.0.1", "x", "y=", "1=10.1.0.1"]).err();
+        let first = Invalid::Entry {
+            index: 2,
+            text: "x",
+            reason: Reason::NoEquals,
+        };
+        assert_eq!(invalid, Some(first));
+        Ok(())
+    }
+
+    #[test]
+    fn duplicates_are_found_anywhere() {
+        use Reason::*;
+        // (an entry that some other entry is in the way of, why)
+        let cases = [
+            ("1=10.1.0.9", DuplicateId),
+            ("001=10.1.0.9", DuplicateId),
+            ("1=10.1.0.1", DuplicateId),
+            ("9=10.1.0.1", DuplicateAddress),
+            ("9=10.1.0.1:7700", DuplicateAddress),
+            ("9=[::ffff:10.1.0.1]", DuplicateAddress),
+            ("9=[fd00:0:0::3]", DuplicateAddress),
+            ("9=[fe80::1%02]:7700", DuplicateAddress),
+        ];
+        let others = ["0=10.1.0.1", "2=[fd00::3]", "1=10.1.0.2", "3=[fe80::1%2]"];
+        for (entry, reason) in cases {
+            let [a, b, c, d] = others;
+            let expected = Invalid::Entry {
+                index: 5,
+                text: entry,
+                reason,
+            };
+            assert_eq!(with_peers(&[a, b, c, d, entry]).err(), Some(expected));
+        }
+        // A host may have several nodes, and a scope makes an address another one.
+        assert!(with_peers(&["0=10.1.0.1", "1=10.1.0.1:7701"]).is_ok());
+        assert!(with_peers(&["0=[fe80::1%2]", "1=[fe80::1%3]"]).is_ok());
+    }
+
+    #[test]
+    fn members_are_sorted_by_id() -> Result {
+        let entries = ["0=10.1.0.1", "7=10.1.0.2", "8=10.1.0.3", "255=10.1.0.4"];
+        for order in 0..24 {
+            let mut left = KVec::new();
+            left.extend_from_slice(&entries, GFP_KERNEL)?;
+            let mut shuffled = [""; 4];
+            for (entry, pick) in shuffled
+                .iter_mut()
+                .zip([order % 4, order / 4 % 3, order / 12, 0])
+            {
+                *entry = left.remove(pick)?;
+            }
+            let config = with_peers(&shuffled).map_err(|_| EINVAL)?;
+            assert!(config.members.iter().map(|m| m.id).eq([0, 7, 8, 255]));
+            for (member, last) in config.members.iter().zip(1..) {
+                assert_eq!(member.addr, v4([10, 1, 0, last], PORT));
+            }
+            assert!(config.me == config.members[0]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn cluster_of_all_ids() -> Result {
+        let mut texts = KVec::new();
+        for id in (0..MAX_NODES).rev() {
+            texts.push(CString::try_from_fmt(fmt!("{id}=10.1.0.{id}"))?, GFP_KERNEL)?;
+        }
+        let entries = || texts.iter().filter_map(|text| text.to_str().ok());
+        for id in [0, 1, 128, 255] {
+            let config = Config::new(id, "test", 7700, entries(), Limits::DEFAULT);
+            let config = config.map_err(|_| EINVAL)?;
+            assert!(config.members.iter().map(|m| m.id).eq(0..256));
+            assert_eq!(i64::from(config.me.id), id);
+            assert_eq!(config.me.addr, v4([10, 1, 0, id as u8], PORT));
+        }
+        Ok(())
+    }
+
+    // ---- The other parameters.
+
+    #[test]
+    fn own_entry_is_needed() -> Result {
+        let entries = ["0=10.1.0.1", "2=10.1.0.2"];
+        for (id, found) in [(0, true), (1, false), (2, true), (3, false)] {
+            let config = Config::new(id, "test", 7700, entries.into_iter(), Limits::DEFAULT);
+            assert_eq!(config.is_ok(), found);
+        }
+        let config = Config::new(1, "test", 7700, entries.into_iter(), Limits::DEFAULT);
+        assert!(refused(
+            config,
+            "peers: no entry for this node's own id 1; list every node, this one too"
+        )?);
+        assert!(refused(with_peers(&[]), "peers: must be given")?);
+        Ok(())
+    }
+
+    #[test]
+    fn node_id_is_in_range() -> Result {
+        for id in [0, 255] {
+            let config = with(id, "test", 7700, Limits::DEFAULT).map_err(|_| EINVAL)?;
+            assert_eq!(i64::from(config.me.id), id);
+        }
+        let cases = [
+            (-1, "node_id: must be given"),
+            (i64::MIN, "node_id: must be given"),
+            (256, "node_id: 256 is not in 0..255"),
+            // These must not be taken for 0.
+            (65536, "node_id: 65536 is not in 0..255"),
+            (1 << 32, "node_id: 4294967296 is not in 0..255"),
+            (i64::MAX, "node_id: 9223372036854775807 is not in 0..255"),
+        ];
+        for (id, line) in cases {
+            assert!(refused(with(id, "test", 7700, Limits::DEFAULT), line)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn port_is_in_range_and_for_those_without() -> Result {
+        for port in [1, 7700, 65535] {
+            let entries = ["0=10.1.0.1", "1=10.1.0.2:1234", "2=[fd00::3]"];
+            let config = Config::new(0, "test", port, entries.into_iter(), Limits::DEFAULT);
+            let config = config.map_err(|_| EINVAL)?;
+            let ports = config.members.iter().map(|m| u32::from(m.addr.port()));
+            assert!(ports.eq([port, 1234, port]));
+        }
+        let cases = [
+            (0, "port: 0 is not in 1..65535"),
+            (65536, "port: 65536 is not in 1..65535"),
+            (65537, "port: 65537 is not in 1..65535"),
+            (u32::MAX, "port: 4294967295 is not in 1..65535"),
+        ];
+        for (port, line) in cases {
+            assert!(refused(with(0, "test", port, Limits::DEFAULT), line)?);
+        }
+        Ok(())
+    }
+
+    /// Limits that leave every one of them its whole range.
+    const WIDE: Limits = Limits {
+        max_message: 1,
+        max_rcall: 1,
+        queue_bytes: 1 << 40,
+        rcall_bytes: 1 << 40,
+        backoff_min_ms: 10,
+        backoff_max_ms: 60_000,
+        ..Limits::DEFAULT
+    };
+
+    /// Sets a limit.
+    type Set = fn(&mut Limits, u64);
+
+    /// Every limit that has a range, how to set it, and the range.
+    const RANGES: [(&str, Set, u64, u64); 10] = [
+        ("max_message", |l, v| l.max_message = v as u32, 1, 1 << 30),
+        ("max_rcall", |l, v| l.max_rcall = v as u32, 1, 16 << 20),
+        ("queue_bytes", |l, v| l.queue_bytes = v, 4096, 1 << 40),
+        ("rcall_bytes", |l, v| l.rcall_bytes = v, 4096, 1 << 40),
+        (
+            "max_long_handlers",
+            |l, v| l.max_long_handlers = v as u32,
+            1,
+            1024,
+        ),
+        ("listeners", |l, v| l.listeners = v as u32, 1, 64),
+        ("dead_ms", |l, v| l.dead_ms = v as u32, 100, 3_600_000),
+        (
+            "handshake_ms",
+            |l, v| l.handshake_ms = v as u32,
+            100,
+            60_000,
+        ),
+        (
+            "backoff_min_ms",
+            |l, v| l.backoff_min_ms = v as u32,
+            10,
+            60_000,
+        ),
+        (
+            "backoff_max_ms",
+            |l, v| l.backoff_max_ms = v as u32,
+            10,
+            60_000,
+        ),
+    ];
+
+    #[test]
+    fn limits_at_the_ends_of_their_ranges() -> Result {
+        assert!(with(0, "test", 7700, Limits::DEFAULT).is_ok());
+        assert!(with(0, "test", 7700, WIDE).is_ok());
+        for (param, set, min, max) in RANGES {
+            for value in [min, min + 1, max - 1, max] {
+                let mut limits = WIDE;
+                set(&mut limits, value);
+                if let Err(invalid) = with(0, "test", 7700, limits) {
+                    pr_err!("{invalid}\n");
+                    return Err(EINVAL);
+                }
+            }
+            for value in [0, min - 1, max + 1, u64::from(u32::MAX)] {
+                if (min..=max).contains(&value) {
+                    continue;
+                }
+                let mut limits = WIDE;
+                set(&mut limits, value);
+                let expected = Invalid::Range {
+                    param,
+                    value,
+                    min,
+                    max,
+                };
+                assert_eq!(with(0, "test", 7700, limits).err(), Some(expected));
+            }
+        }
+        let mut limits = WIDE;
+        limits.max_message = 0;
+        let line = "max_message: 0 is not in 1..1073741824";
+        assert!(refused(with(0, "test", 7700, limits), line)?);
+        limits = WIDE;
+        limits.queue_bytes = u64::MAX;
+        let line = "queue_bytes: 18446744073709551615 is not in 4096..1099511627776";
+        assert!(refused(with(0, "test", 7700, limits), line)?);
+        Ok(())
+    }
+
+    #[test]
+    fn limits_fit_each_other() -> Result {
+        // (what to set, the least it may be, the line for one less)
+        let cases: [(Limits, Set, u64, &str); 5] = [
+            (
+                Limits {
+                    backoff_min_ms: 500,
+                    ..WIDE
+                },
+                |l, v| l.backoff_max_ms = v as u32,
+                500,
+                "backoff_max_ms: must be at least 500: it is at least backoff_min_ms",
+            ),
+            (
+                Limits {
+                    max_message: 16 << 20,
+                    ..WIDE
+                },
+                |l, v| l.queue_bytes = v,
+                22_369_963,
+                "queue_bytes: must be at least 22369963: \
+                 a message of max_message must fit, and a third more",
+            ),
+            (
+                Limits {
+                    max_message: 1 << 30,
+                    ..WIDE
+                },
+                |l, v| l.queue_bytes = v,
+                1_431_656_107,
+                "queue_bytes: must be at least 1431656107: \
+                 a message of max_message must fit, and a third more",
+            ),
+            (
+                Limits {
+                    max_rcall: 1 << 20,
+                    ..WIDE
+                },
+                |l, v| l.rcall_bytes = v,
+                2_796_544,
+                "rcall_bytes: must be at least 2796544: \
+                 a call with arguments and reply of max_rcall must fit, and a third more",
+            ),
+            (
+                Limits {
+                    max_rcall: 16 << 20,
+                    ..WIDE
+                },
+                |l, v| l.rcall_bytes = v,
+                44_739_584,
+                "rcall_bytes: must be at least 44739584: \
+                 a call with arguments and reply of max_rcall must fit, and a third more",
+            ),
+        ];
+        for (mut limits, set, least, line) in cases {
+            set(&mut limits, least);
+            assert!(with(0, "test", 7700, limits).is_ok());
+            set(&mut limits, least - 1);
+            assert!(refused(with(0, "test", 7700, limits), line)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn first_wrong_parameter_is_told() -> Result {
+        let good = Limits::DEFAULT;
+        let bad = Limits {
+            listeners: 65,
+            ..good
+        };
+        let config = |id, cluster, port, limits, entry| {
+            Config::new(id, cluster, port, core::iter::once(entry), limits)
+        };
+        // Each is right in one thing more.
+        let cases = [
+            (config(-1, "", 0, bad, "x"), "node_id: must be given"),
+            (
+                config(0, "", 0, bad, "x"),
+                "cluster: \"\" is not 1 to 64 printable characters without blanks",
+            ),
+            (config(0, "c", 0, bad, "x"), "port: 0 is not in 1..65535"),
+            (config(0, "c", 1, bad, "x"), "listeners: 65 is not in 1..64"),
+            (
+                config(0, "c", 1, good, "1="),
+                "peers: entry 1 \"1=\": not an IPv4 address or an IPv6 address in brackets",
+            ),
+            (
+                config(0, "c", 1, good, "1=10.1.0.1"),
+                "peers: no entry for this node's own id 0; list every node, this one too",
+            ),
+        ];
+        for (config, line) in cases {
+            assert!(refused(config, line)?);
+        }
+        assert!(config(0, "c", 1, good, "0=10.1.0.1").is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn addresses_and_no_memory_are_shown() -> Result {
+        assert!(shows(&Invalid::NoMemory, "out of memory")?);
+        assert!(shows(&Addr(v4([10, 1, 0, 1], 7700)), "10.1.0.1:7700")?);
+        assert!(shows(&Addr(v6(FD00_3, 7700, 0)), "[fd00::3]:7700")?);
+        assert!(shows(&Addr(v6(FE80_1, 1, 2)), "[fe80::1%2]:1")?);
+        Ok(())
     }
 }

@@ -121,7 +121,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(config: Config, net: Net) -> Result<Arc<Self>> {
+    fn new(config: Config, transport: KBox<dyn Transport>) -> Result<Arc<Self>> {
         let limits = config.limits;
         let identity = Identity {
             id: config.me.id,
@@ -139,7 +139,6 @@ impl Node {
         for member in config.members.iter().filter(|m| m.id != config.me.id) {
             peers.push(Peer::new(config.me.id, member, &limits)?, GFP_KERNEL)?;
         }
-        let transport: KBox<dyn Transport> = KBox::new(Tcp::new(net), GFP_KERNEL)?;
         let queues = Queues::new(limits.listeners)?;
         Arc::try_pin_init(
             try_pin_init!(Self {
@@ -436,9 +435,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Makes a node and starts it. Process context.
+    /// Makes a node and starts it, over TCP in that namespace. Process context.
     pub(crate) fn start(config: Config, net: Net) -> Result<Self> {
-        let node = Node::new(config, net)?;
+        Self::start_on(config, KBox::new(Tcp::new(net), GFP_KERNEL)?)
+    }
+
+    /// Makes a node and starts it, over that network. Process context.
+    pub(crate) fn start_on(config: Config, transport: KBox<dyn Transport>) -> Result<Self> {
+        let node = Node::new(config, transport)?;
         // From here on `drop()` takes back whatever has been done.
         let mut running = Self {
             node: node.clone(),

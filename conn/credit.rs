@@ -200,3 +200,455 @@ impl Receiver {
         self.carried + self.received - self.released
     }
 }
+
+#[cfg(KCCM_KUNIT)]
+#[kernel::prelude::kunit_tests(kccm_credit)]
+mod tests {
+    use super::super::frame::tests::Random;
+    use super::*;
+    use kernel::prelude::*;
+
+    /// Windows of every remainder by four, and some that are in use.
+    const WINDOWS: [u64; 8] = [1000, 1001, 1002, 1003, 4096, 8 << 20, 32 << 20, 1 << 40];
+
+    /// What frames may cost: the least, some, and the most.
+    const COSTS: [u64; 9] = [
+        message_cost(0),
+        message_cost(1),
+        message_cost(2),
+        message_cost(3),
+        message_cost(1000),
+        message_cost(16 << 20),
+        message_cost(1 << 30),
+        call_cost(1 << 20, 1 << 20),
+        call_cost(u32::MAX, u32::MAX),
+    ];
+
+    /// A receiver on its first connection.
+    fn receiver(window: u64) -> Receiver {
+        let mut receiver = Receiver::new(window);
+        receiver.restart();
+        receiver
+    }
+
+    /// Takes in a frame and lets go of it.
+    fn pass(receiver: &mut Receiver, cost: u64) -> Result {
+        receiver.receive(cost).map_err(|_| EPROTO)?;
+        receiver.release(cost, false);
+        Ok(())
+    }
+
+    // ---- Costs, windows and lanes.
+
+    #[test]
+    fn cost_is_length_and_overhead() {
+        for (len, cost) in [(0, 256), (1, 257), (u32::MAX, 0x1_0000_00ff)] {
+            assert_eq!(message_cost(len), cost);
+            assert_eq!(call_cost(len, 0), cost);
+            assert_eq!(call_cost(0, len), cost);
+        }
+        assert_eq!(call_cost(1, 2), 259);
+        assert_eq!(call_cost(u32::MAX, u32::MAX), 0x2_0000_00fe);
+    }
+
+    #[test]
+    fn least_window_is_a_third_more() {
+        for (cost, window) in [(3, 4), (4, 6), (5, 7), (6, 8), (300, 400), (256, 342)] {
+            assert_eq!(least_window(cost), window);
+        }
+    }
+
+    #[test]
+    fn lanes_come_back_from_the_wire() {
+        for (value, lane) in (0..).zip(Lane::ALL) {
+            assert_eq!(lane as u32, value);
+            assert_eq!(Lane::from_wire(value), Some(lane));
+        }
+        assert_eq!(Lane::ALL, [Lane::Messages, Lane::Calls]);
+        for value in [2, 3, 1 << 8, 1 << 16, 1 << 31, u32::MAX] {
+            assert_eq!(Lane::from_wire(value), None);
+        }
+    }
+
+    // ---- The sender.
+
+    #[test]
+    fn sender_takes_what_is_granted_and_no_more() {
+        let mut sender = Sender::new(1000, 700);
+        assert!(!sender.take(701));
+        assert!(sender.take(300));
+        assert!(sender.take(0));
+        // What does not fit takes nothing from what does.
+        assert!(!sender.take(401));
+        assert!(!sender.take(u64::MAX));
+        assert!(sender.take(400));
+        assert!(!sender.take(1));
+        assert!(sender.take(0));
+        assert_eq!((sender.sent, sender.limit), (700, 700));
+    }
+
+    #[test]
+    fn sender_believes_no_more_than_the_window() {
+        for (granted, limit) in [(0, 0), (1, 1), (1000, 1000), (1001, 1000), (u64::MAX, 1000)] {
+            assert_eq!(Sender::new(1000, granted).limit, limit);
+        }
+    }
+
+    #[test]
+    fn grant_is_a_total() {
+        let mut sender = Sender::new(1000, 500);
+        assert!(sender.take(500));
+        assert_eq!(sender.grant(800), Ok(true));
+        assert!(sender.take(300) && !sender.take(1));
+        // Repeated, and overtaken by a later one.
+        assert_eq!(sender.grant(1800), Ok(true));
+        for stale in [1800, 1799, 800, 500, 0] {
+            assert_eq!(sender.grant(stale), Ok(false));
+            assert_eq!((sender.sent, sender.limit), (800, 1800));
+        }
+        assert!(sender.take(1000) && !sender.take(1));
+    }
+
+    #[test]
+    fn grant_beyond_the_window_is_a_violation() {
+        let mut sender = Sender::new(1000, 1000);
+        for sent in [0, 1, 999] {
+            sender.take(sent);
+            let most = sender.sent + 1000;
+            for limit in [most + 1, most + 1000, u64::MAX] {
+                let before = sender.limit;
+                assert_eq!(sender.grant(limit), Err(Violation));
+                assert_eq!(sender.limit, before);
+            }
+            assert_eq!(sender.grant(most), Ok(most > 1000));
+        }
+        // At the end of all numbers.
+        let mut sender = Sender {
+            sent: u64::MAX - 10,
+            limit: u64::MAX - 10,
+            window: 1000,
+        };
+        assert!(!sender.take(1));
+        assert_eq!(sender.grant(u64::MAX), Ok(true));
+        assert!(!sender.take(11) && sender.take(10));
+    }
+
+    // ---- The receiver.
+
+    #[test]
+    fn receiver_accepts_what_it_has_granted_and_no_more() {
+        let mut receiver = Receiver::new(1000);
+        // Nothing before the connection.
+        assert_eq!(receiver.receive(1), Err(Violation));
+        assert_eq!(receiver.restart(), 1000);
+        assert_eq!(receiver.receive(1001), Err(Violation));
+        assert_eq!(receiver.receive(600), Ok(()));
+        assert_eq!(receiver.receive(401), Err(Violation));
+        assert_eq!(receiver.receive(u64::MAX), Err(Violation));
+        assert_eq!(receiver.queued(), 600);
+        assert_eq!(receiver.receive(400), Ok(()));
+        assert_eq!(receiver.receive(1), Err(Violation));
+        assert_eq!(receiver.queued(), 1000);
+        // What is released is free only when it has been granted.
+        receiver.release(1000, false);
+        assert_eq!(receiver.queued(), 0);
+        assert_eq!(receiver.receive(1), Err(Violation));
+        assert_eq!(receiver.worth_granting(), Some(2000));
+        assert_eq!(receiver.receive(1000), Ok(()));
+    }
+
+    #[test]
+    fn grant_is_worth_it_from_a_quarter_on() -> Result {
+        for window in WINDOWS {
+            let quarter = window.div_ceil(4);
+            let mut receiver = receiver(window);
+            assert_eq!(receiver.worth_granting(), None);
+            // All at once, and bit by bit.
+            for parts in [
+                [quarter - 1, 1],
+                [0, quarter],
+                [quarter / 2, quarter - quarter / 2],
+            ] {
+                let before = receiver.granted;
+                pass(&mut receiver, parts[0])?;
+                assert_eq!(receiver.worth_granting(), None);
+                pass(&mut receiver, parts[1])?;
+                assert_eq!(receiver.worth_granting(), Some(before + quarter));
+                assert_eq!(receiver.worth_granting(), None);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn regrant_is_for_anything_new() -> Result {
+        let mut receiver = receiver(1000);
+        assert_eq!(receiver.regrant(), None);
+        pass(&mut receiver, 1)?;
+        assert_eq!(receiver.worth_granting(), None);
+        assert_eq!(receiver.regrant(), Some(1001));
+        assert_eq!(receiver.regrant(), None);
+        Ok(())
+    }
+
+    #[test]
+    fn more_is_not_released_than_was_received() -> Result {
+        let mut receiver = receiver(1000);
+        receiver.receive(100).map_err(|_| EPROTO)?;
+        receiver.release(101, false);
+        receiver.release(u64::MAX, false);
+        receiver.release(u64::MAX, true);
+        assert_eq!(receiver.queued(), 0);
+        assert_eq!(receiver.regrant(), Some(1100));
+        Ok(())
+    }
+
+    /// P11: what an earlier connection has left behind counts until it is released.
+    #[test]
+    fn what_is_kept_is_carried_over() -> Result {
+        let mut receiver = receiver(1000);
+        receiver.receive(300).map_err(|_| EPROTO)?;
+        receiver.receive(200).map_err(|_| EPROTO)?;
+        receiver.release(200, false);
+        receiver.carry();
+        assert_eq!(receiver.queued(), 300);
+        // Between two connections nothing is granted, and things are released.
+        assert_eq!(receiver.receive(1), Err(Violation));
+        receiver.release(50, true);
+        assert_eq!(receiver.queued(), 250);
+        assert_eq!(receiver.restart(), 750);
+        assert_eq!(receiver.receive(751), Err(Violation));
+        receiver.receive(750).map_err(|_| EPROTO)?;
+        assert_eq!(receiver.queued(), 1000);
+        // A third connection: all of it is carried, and all of it comes free.
+        assert_eq!(receiver.restart(), 0);
+        assert_eq!(receiver.queued(), 1000);
+        receiver.release(249, true);
+        assert_eq!(receiver.worth_granting(), None);
+        receiver.release(1, true);
+        assert_eq!(receiver.worth_granting(), Some(250));
+        receiver.receive(250).map_err(|_| EPROTO)?;
+        receiver.release(250, false);
+        receiver.release(750, true);
+        assert_eq!(receiver.worth_granting(), Some(1250));
+        assert_eq!(receiver.queued(), 0);
+        assert_eq!(receiver.restart(), 1000);
+        Ok(())
+    }
+
+    // ---- Both.
+
+    /// Both ends of a lane, and what is on its way between them: in order, but as late as it likes.
+    struct Joined {
+        window: u64,
+        sender: Sender,
+        receiver: Receiver,
+        frames: KVec<u64>,
+        grants: KVec<u64>,
+        /// What the receiver keeps: cost, and the connection that it came over.
+        kept: KVec<(u64, u32)>,
+        connection: u32,
+        /// Whether they are connected, and what was granted in the greeting while they are not yet.
+        up: bool,
+        greeting: Option<u64>,
+    }
+
+    impl Joined {
+        fn new(window: u64) -> Self {
+            Self {
+                window,
+                sender: Sender::new(window, window),
+                receiver: receiver(window),
+                frames: KVec::new(),
+                grants: KVec::new(),
+                kept: KVec::new(),
+                connection: 0,
+                up: true,
+                greeting: None,
+            }
+        }
+
+        fn send(&mut self, cost: u64) -> Result<bool> {
+            if !self.up || !self.sender.take(cost) {
+                return Ok(false);
+            }
+            self.frames.push(cost, GFP_KERNEL)?;
+            Ok(true)
+        }
+
+        /// The next frame arrives.
+        fn arrive(&mut self) -> Result {
+            if let Ok(cost) = self.frames.remove(0) {
+                self.receiver.receive(cost).map_err(|_| EPROTO)?;
+                self.kept.push((cost, self.connection), GFP_KERNEL)?;
+            }
+            Ok(())
+        }
+
+        /// One of the frames that are kept is not any more.
+        fn release(&mut self, index: usize) -> Result {
+            let Ok((cost, connection)) = self.kept.remove(index) else {
+                return Ok(());
+            };
+            let carried = !self.up || connection != self.connection;
+            self.receiver.release(cost, carried);
+            if self.up {
+                if let Some(limit) = self.receiver.worth_granting() {
+                    self.grants.push(limit, GFP_KERNEL)?;
+                }
+            }
+            Ok(())
+        }
+
+        /// The next grant arrives.
+        fn learn(&mut self) -> Result {
+            if let Ok(limit) = self.grants.remove(0) {
+                self.sender.grant(limit).map_err(|_| EPROTO)?;
+            }
+            Ok(())
+        }
+
+        /// The connection breaks, then the next is greeted, then it is up. What was on its way is
+        /// lost.
+        fn reconnect(&mut self) -> Result {
+            match (self.up, self.greeting) {
+                (true, _) => {
+                    self.up = false;
+                    self.frames.clear();
+                    self.grants.clear();
+                    self.receiver.carry();
+                }
+                (false, None) => self.greeting = Some(self.receiver.restart()),
+                (false, Some(granted)) => {
+                    self.greeting = None;
+                    self.up = true;
+                    self.connection += 1;
+                    self.sender = Sender::new(self.window, granted);
+                    if let Some(limit) = self.receiver.regrant() {
+                        self.grants.push(limit, GFP_KERNEL)?;
+                    }
+                }
+            }
+            Ok(())
+        }
+
+        /// Everything arrives, is released, and is told.
+        fn settle(&mut self) -> Result {
+            while !self.up {
+                self.reconnect()?;
+            }
+            while !self.frames.is_empty() || !self.kept.is_empty() || !self.grants.is_empty() {
+                self.arrive()?;
+                self.release(0)?;
+                self.learn()?;
+            }
+            Ok(())
+        }
+
+        /// What has been released and not granted again.
+        fn untold(&self) -> u64 {
+            self.receiver.limit() - self.receiver.granted
+        }
+
+        /// Whether what must always hold does.
+        fn holds(&self) -> bool {
+            let (s, r) = (&self.sender, &self.receiver);
+            let on_the_way: u64 = self.frames.iter().sum();
+            let kept: u64 = self.kept.iter().map(|(cost, _)| *cost).sum();
+            let free = self.window - r.carried;
+            let joined = s.sent == r.received + on_the_way && s.limit <= r.granted;
+            r.carried <= self.window
+                && r.released <= r.received
+                && r.received <= r.granted
+                && r.granted <= r.released + free
+                && r.queued() == kept
+                && kept + on_the_way <= self.window
+                && s.sent <= s.limit
+                && s.limit <= s.sent + self.window
+                && (joined || !self.up)
+        }
+    }
+
+    /// Whatever comes in whatever order, neither side ever breaks the rules, no more is kept than the
+    /// window, and the longest frame gets its turn.
+    #[test]
+    fn random_traffic_keeps_the_rules() -> Result {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for i in 0..2 * COSTS.len() {
+            let longest = COSTS[i / 2];
+            // One that is only just large enough, and one for several.
+            let window = [1, 4][i % 2] * least_window(longest);
+            let mut joined = Joined::new(window);
+            let (mut sent, mut refused) = (0, 0);
+            for round in 1..=4000 {
+                match random.below(10) {
+                    0..=3 => {
+                        let any = 256 + random.draw() % (longest - 255);
+                        let cost = random.pick(&[256, any, longest]);
+                        if joined.send(cost)? {
+                            sent += 1;
+                        } else {
+                            refused += 1;
+                        }
+                    }
+                    4..=5 => joined.arrive()?,
+                    6..=7 => {
+                        let index = random.below(joined.kept.len().max(1));
+                        joined.release(index)?;
+                    }
+                    8 => joined.learn()?,
+                    _ => {
+                        if !joined.up || random.below(10) == 0 {
+                            joined.reconnect()?;
+                        }
+                    }
+                }
+                if !joined.holds() {
+                    pr_err!("broken in round {round} with a window of {window}\n");
+                    return Err(EINVAL);
+                }
+                if round % 100 == 0 {
+                    joined.settle()?;
+                    assert!(joined.holds());
+                    assert!(joined.send(longest)?);
+                }
+            }
+            assert!(sent > 100 && refused > 100);
+            assert!(joined.connection > 10);
+        }
+        Ok(())
+    }
+
+    /// Whatever went before, the longest frame gets through a window that is just large enough.
+    #[test]
+    fn longest_frame_gets_through_the_least_window() -> Result {
+        let all = Iterator::chain(256..2000, COSTS);
+        for cost in all {
+            let window = least_window(cost);
+            let mut joined = Joined::new(window);
+            for _ in 0..10 {
+                assert!(joined.send(cost)?);
+                joined.settle()?;
+                // The worst that can happen: of all but a little less than a quarter nothing is told.
+                let short = (window.div_ceil(4) - 1).saturating_sub(joined.untold());
+                assert!(joined.send(short)?);
+                joined.settle()?;
+                assert_eq!(joined.untold(), window.div_ceil(4) - 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// A third more than the longest frame is needed indeed.
+    #[test]
+    fn longest_frame_is_stuck_in_a_smaller_window() -> Result {
+        for cost in COSTS {
+            let window = least_window(cost) - 3;
+            let mut joined = Joined::new(window);
+            assert!(joined.send(window.div_ceil(4) - 1)?);
+            joined.settle()?;
+            assert!(!joined.send(cost)?);
+        }
+        Ok(())
+    }
+}

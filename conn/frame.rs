@@ -460,3 +460,859 @@ impl Assembler {
 pub(crate) fn zeroed(len: usize) -> Result<KVVec<u8>> {
     Ok(KVVec::from_elem(0, len, GFP_KERNEL)?)
 }
+
+#[cfg(KCCM_KUNIT)]
+#[kunit_tests(kccm_frame)]
+pub(crate) mod tests {
+    use super::super::credit::Lane;
+    use super::*;
+
+    /// Numbers that are the same in every run (Marsaglia's xorshift64), for all suites of `conn`.
+    pub(crate) struct Random(pub(crate) u64);
+
+    impl Random {
+        pub(crate) fn draw(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        pub(crate) fn below(&mut self, limit: usize) -> usize {
+            (self.draw() >> 16) as usize % limit
+        }
+
+        pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+            from[self.below(from.len())]
+        }
+
+        pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill_with(|| (self.draw() >> 16) as u8);
+        }
+    }
+
+    const BOUNDS: Bounds = Bounds {
+        message: 1000,
+        rcall: 500,
+    };
+
+    const OUTCOMES: [Outcome; 6] = [
+        Outcome::Ran,
+        Outcome::NoHandler,
+        Outcome::ArgsTooLong,
+        Outcome::ReplyTooLong,
+        Outcome::NoMemory,
+        Outcome::Stopping,
+    ];
+
+    const BYES: [Bye; 5] = [
+        Bye::Stopping,
+        Bye::AdminDown,
+        Bye::Reconnect,
+        Bye::Replaced,
+        Bye::Protocol,
+    ];
+
+    /// A header as the picture at the top of the file has it.
+    #[derive(Clone, Copy)]
+    struct Drawn {
+        len: u32,
+        kind: u8,
+        flags: u8,
+        reserved: u16,
+        seq: u64,
+        ack: u64,
+        id: u64,
+        tag: u32,
+        arg: i32,
+    }
+
+    impl Drawn {
+        /// A frame with nothing but its kind.
+        const fn new(kind: u8) -> Self {
+            Self {
+                len: 0,
+                kind,
+                flags: 0,
+                reserved: 0,
+                seq: 0,
+                ack: 0,
+                id: 0,
+                tag: 0,
+                arg: 0,
+            }
+        }
+
+        fn bytes(&self) -> [u8; HEADER_LEN] {
+            let mut bytes = [0; HEADER_LEN];
+            bytes[0..4].copy_from_slice(&self.len.to_le_bytes());
+            bytes[4] = self.kind;
+            bytes[5] = self.flags;
+            bytes[6..8].copy_from_slice(&self.reserved.to_le_bytes());
+            bytes[8..16].copy_from_slice(&self.seq.to_le_bytes());
+            bytes[16..24].copy_from_slice(&self.ack.to_le_bytes());
+            bytes[24..32].copy_from_slice(&self.id.to_le_bytes());
+            bytes[32..36].copy_from_slice(&self.tag.to_le_bytes());
+            bytes[36..40].copy_from_slice(&self.arg.to_le_bytes());
+            bytes
+        }
+
+        fn parse(&self) -> Result<Header, Malformed> {
+            Header::parse(&self.bytes(), BOUNDS)
+        }
+    }
+
+    /// A frame of every kind, with a value of its own in every field, and how it is drawn.
+    const KINDS: [(Header, Drawn); 7] = [
+        (
+            Header::Message {
+                tag: 0x2122_2324,
+                len: 0x0102,
+            },
+            Drawn {
+                len: 0x0102,
+                tag: 0x2122_2324,
+                ..Drawn::new(1)
+            },
+        ),
+        (
+            Header::Call {
+                func: 0x2122_2324,
+                len: 0x0102,
+            },
+            Drawn {
+                len: 0x0102,
+                tag: 0x2122_2324,
+                ..Drawn::new(2)
+            },
+        ),
+        (
+            Header::CallSync {
+                id: 0x1112_1314_1516_1718,
+                func: 0x2122_2324,
+                reply_max: 0x0132,
+                len: 0x0102,
+            },
+            Drawn {
+                len: 0x0102,
+                id: 0x1112_1314_1516_1718,
+                tag: 0x2122_2324,
+                arg: 0x0132,
+                ..Drawn::new(3)
+            },
+        ),
+        (
+            Header::Reply {
+                id: 0x1112_1314_1516_1718,
+                outcome: Outcome::ReplyTooLong,
+                status: -0x3132_3334,
+                needed: 0x2122_2324,
+                len: 0x0102,
+            },
+            Drawn {
+                len: 0x0102,
+                flags: 3,
+                id: 0x1112_1314_1516_1718,
+                tag: 0x2122_2324,
+                arg: -0x3132_3334,
+                ..Drawn::new(4)
+            },
+        ),
+        (
+            Header::Credit {
+                lane: Lane::Calls,
+                limit: 0x1112_1314_1516_1718,
+            },
+            Drawn {
+                id: 0x1112_1314_1516_1718,
+                tag: 1,
+                ..Drawn::new(5)
+            },
+        ),
+        (Header::Ping, Drawn::new(6)),
+        (
+            Header::Bye(Bye::Replaced),
+            Drawn {
+                tag: 3,
+                ..Drawn::new(7)
+            },
+        ),
+    ];
+
+    /// Calls `f` for headers of every kind: with everything that is enumerated, and with the ends of
+    /// what is a number.
+    fn for_each_header(mut f: impl FnMut(Header)) {
+        const IDS: [u64; 4] = [0, 1, 1 << 32, u64::MAX];
+        const TAGS: [u32; 5] = [0, 1, 1 << 31, u32::MAX - 1, u32::MAX];
+        const STATUS: [i32; 5] = [0, 1, -1, i32::MIN, i32::MAX];
+        for lane in Lane::ALL {
+            for limit in IDS {
+                f(Header::Credit { lane, limit });
+            }
+        }
+        f(Header::Ping);
+        for why in BYES {
+            f(Header::Bye(why));
+        }
+        for tag in TAGS {
+            for len in [0, 1, BOUNDS.message - 1, BOUNDS.message] {
+                f(Header::Message { tag, len });
+            }
+            for len in [0, 1, BOUNDS.rcall - 1, BOUNDS.rcall] {
+                f(Header::Call { func: tag, len });
+                for id in IDS {
+                    for reply_max in [0, 1, BOUNDS.rcall - 1, BOUNDS.rcall] {
+                        f(Header::CallSync {
+                            id,
+                            func: tag,
+                            reply_max,
+                            len,
+                        });
+                    }
+                    for outcome in OUTCOMES {
+                        for status in STATUS {
+                            f(Header::Reply {
+                                id,
+                                outcome,
+                                status,
+                                needed: tag,
+                                len,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- Headers.
+
+    #[test]
+    fn header_is_as_drawn() {
+        for (header, drawn) in KINDS {
+            assert_eq!(header.encode(), drawn.bytes());
+            assert_eq!(drawn.parse(), Ok(header));
+            assert_eq!(header.payload_len(), drawn.len);
+        }
+    }
+
+    #[test]
+    fn every_header_comes_back() {
+        let (mut count, mut wrong) = (0, 0);
+        for_each_header(|header| {
+            count += 1;
+            if Header::parse(&header.encode(), BOUNDS) != Ok(header) {
+                pr_err!("{header:?}\n");
+                wrong += 1;
+            }
+        });
+        assert_eq!(count, 8 + 1 + 5 + 5 * (4 + 4 * (1 + 4 * (4 + 30))));
+        assert_eq!(wrong, 0);
+    }
+
+    #[test]
+    fn length_is_limited_by_kind() {
+        use Malformed::TooLong;
+        // (kind, longest)
+        let limits = [
+            (1, BOUNDS.message),
+            (2, BOUNDS.rcall),
+            (3, BOUNDS.rcall),
+            (4, BOUNDS.rcall),
+            (5, 0),
+            (6, 0),
+            (7, 0),
+        ];
+        for (kind, max) in limits {
+            let with = |len| Drawn {
+                len,
+                ..Drawn::new(kind)
+            };
+            for len in [0, 1, max.saturating_sub(1), max] {
+                if len <= max {
+                    assert_eq!(with(len).parse().map(|h| h.payload_len()), Ok(len));
+                }
+            }
+            for len in [max + 1, max + 2, 1 << 31, u32::MAX] {
+                assert_eq!(with(len).parse(), Err(TooLong(len)));
+            }
+        }
+        // Each bound is one's own, and it may be anything.
+        for max in [0, 1, 1 << 30, u32::MAX - 1] {
+            let message = Bounds {
+                message: max,
+                rcall: 0,
+            };
+            let rcall = Bounds {
+                message: 0,
+                rcall: max,
+            };
+            for (kind, bounds) in [(1, message), (2, rcall), (3, rcall), (4, rcall)] {
+                let parse = |len| {
+                    let drawn = Drawn {
+                        len,
+                        ..Drawn::new(kind)
+                    };
+                    Header::parse(&drawn.bytes(), bounds)
+                };
+                assert!(parse(max).is_ok());
+                assert_eq!(parse(max + 1), Err(TooLong(max + 1)));
+            }
+        }
+    }
+
+    #[test]
+    fn room_for_a_reply_is_limited() {
+        let with = |reply_max: u32| {
+            let drawn = Drawn {
+                arg: reply_max.cast_signed(),
+                ..Drawn::new(3)
+            };
+            drawn.parse()
+        };
+        for reply_max in [0, 1, BOUNDS.rcall - 1, BOUNDS.rcall] {
+            let call = Header::CallSync {
+                id: 0,
+                func: 0,
+                reply_max,
+                len: 0,
+            };
+            assert_eq!(with(reply_max), Ok(call));
+        }
+        for reply_max in [BOUNDS.rcall + 1, BOUNDS.rcall + 2, 1 << 31, u32::MAX] {
+            assert_eq!(with(reply_max), Err(Malformed::TooLong(reply_max)));
+        }
+    }
+
+    #[test]
+    fn unknown_kind_is_refused() {
+        for kind in (0..=u8::MAX).filter(|kind| !(1..=7).contains(kind)) {
+            assert_eq!(Drawn::new(kind).parse(), Err(Malformed::Kind(kind)));
+            // Whatever else it says.
+            let mut bytes = [0xff; HEADER_LEN];
+            bytes[4] = kind;
+            let parsed = Header::parse(&bytes, BOUNDS);
+            assert_eq!(parsed, Err(Malformed::Kind(kind)));
+        }
+    }
+
+    #[test]
+    fn unknown_value_is_refused() {
+        for (value, outcome) in (0..).zip(OUTCOMES) {
+            assert_eq!(outcome as u8, value);
+            assert_eq!(Outcome::from_wire(value), Some(outcome));
+        }
+        for flags in OUTCOMES.len() as u8..=u8::MAX {
+            let reply = Drawn {
+                flags,
+                ..Drawn::new(4)
+            };
+            assert_eq!(reply.parse(), Err(Malformed::Field));
+        }
+        for (value, why) in (0..).zip(BYES) {
+            assert_eq!(why as u32, value);
+            assert_eq!(Bye::from_wire(value), Some(why));
+        }
+        // (kind, how many values its tag can have)
+        for (kind, values) in [(5, Lane::ALL.len()), (7, BYES.len())] {
+            for tag in [values as u32, 1 << 8, 1 << 16, 1 << 24, u32::MAX] {
+                let drawn = Drawn {
+                    tag,
+                    ..Drawn::new(kind)
+                };
+                assert_eq!(drawn.parse(), Err(Malformed::Field));
+            }
+        }
+    }
+
+    #[test]
+    fn unused_field_is_zero() {
+        // The bytes that a frame of each kind has no use for, by the table at the top of the file.
+        let unused: [&[(usize, usize)]; 7] = [
+            &[(5, 8), (24, 32), (36, 40)],
+            &[(5, 8), (24, 32), (36, 40)],
+            &[(5, 8)],
+            &[(6, 8)],
+            &[(5, 8), (36, 40)],
+            &[(5, 8), (24, 40)],
+            &[(5, 8), (24, 32), (36, 40)],
+        ];
+        for ((header, _), ranges) in KINDS.into_iter().zip(unused) {
+            for byte in ranges.iter().flat_map(|(from, to)| *from..*to) {
+                for bit in 0..8 {
+                    let mut bytes = header.encode();
+                    bytes[byte] ^= 1 << bit;
+                    let parsed = Header::parse(&bytes, BOUNDS);
+                    assert_eq!(parsed, Err(Malformed::Field));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sequence_and_acknowledgement_are_ignored() {
+        for (header, drawn) in KINDS {
+            for (seq, ack) in [(1, 0), (0, 1), (u64::MAX, u64::MAX)] {
+                let drawn = Drawn { seq, ack, ..drawn };
+                assert_eq!(drawn.parse(), Ok(header));
+            }
+        }
+    }
+
+    /// Whether bytes are refused, or are those of the header that they are taken for.
+    fn refused_or_as_sent(bytes: &[u8; HEADER_LEN]) -> bool {
+        let Ok(header) = Header::parse(bytes, BOUNDS) else {
+            return true;
+        };
+        let mut sent = header.encode();
+        sent[8..24].copy_from_slice(&bytes[8..24]);
+        sent == *bytes && header.payload_len() <= BOUNDS.message.max(BOUNDS.rcall)
+    }
+
+    #[test]
+    fn flipped_bit_is_refused_or_says_so() {
+        for (header, drawn) in KINDS {
+            for bit in 0..8 * HEADER_LEN {
+                let mut bytes = drawn.bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(refused_or_as_sent(&bytes));
+                // Only the sequence number and the acknowledgement make no difference.
+                let ignored = (64..192).contains(&bit);
+                let same = Header::parse(&bytes, BOUNDS) == Ok(header);
+                assert_eq!(same, ignored);
+            }
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_or_as_sent() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut taken = [0; 8];
+        for _ in 0..20_000 {
+            let mut bytes = [0; HEADER_LEN];
+            random.fill(&mut bytes);
+            // Plain noise would hardly ever be accepted: each field is plausible three times of four.
+            let mut plausible = || random.below(4) != 0;
+            if plausible() {
+                bytes[0] %= 2;
+                bytes[1] = 0;
+                bytes[2..4].fill(0);
+            }
+            if plausible() {
+                bytes[4] %= 8;
+            }
+            if plausible() {
+                bytes[5] %= 2;
+            }
+            for range in [6..8, 24..32, 36..40] {
+                if plausible() {
+                    bytes[range].fill(0);
+                }
+            }
+            if plausible() {
+                bytes[32] %= 8;
+                bytes[33..36].fill(0);
+            }
+            assert!(refused_or_as_sent(&bytes));
+            if Header::parse(&bytes, BOUNDS).is_ok() {
+                taken[usize::from(bytes[4])] += 1;
+            }
+        }
+        // It has been more than noise.
+        assert_eq!(taken[0], 0);
+        assert!(taken[1..].iter().all(|n| *n > 10));
+    }
+
+    #[test]
+    fn bye_tells_why() {
+        let texts = [
+            "is stopping",
+            "has taken this node down by its administrator",
+            "reconnects by its administrator",
+            "has a newer connection",
+            "could not make sense of a frame",
+        ];
+        assert_eq!(BYES.map(Bye::text), texts);
+    }
+
+    // ---- The assembler.
+
+    /// What the assemblers of these tests accept.
+    const WIDE: Bounds = Bounds {
+        message: 1 << 20,
+        rcall: 1 << 20,
+    };
+
+    /// Size of the stage, and the least that is read past it.
+    const STAGE: usize = Assembler::STAGE;
+    const STRAIGHT: usize = STAGE / 2;
+
+    const fn message(len: usize) -> Header {
+        Header::Message {
+            tag: 7,
+            len: len as u32,
+        }
+    }
+
+    /// A stream of frames. Their payloads are such that bytes in the wrong place are seen.
+    struct Stream {
+        bytes: KVVec<u8>,
+        /// The frames, each with where it ends.
+        frames: KVec<(Header, usize)>,
+    }
+
+    impl Stream {
+        fn new(headers: impl IntoIterator<Item = Header>) -> Result<Self> {
+            let (mut bytes, mut frames) = (KVVec::new(), KVec::new());
+            for header in headers {
+                bytes.extend_from_slice(&header.encode(), GFP_KERNEL)?;
+                for _ in 0..header.payload_len() {
+                    let place = bytes.len();
+                    bytes.push((place ^ (place >> 8)) as u8, GFP_KERNEL)?;
+                }
+                frames.push((header, bytes.len()), GFP_KERNEL)?;
+            }
+            Ok(Self { bytes, frames })
+        }
+    }
+
+    /// An assembler that is fed with a stream.
+    struct Reader<'a> {
+        stream: &'a Stream,
+        assembler: Assembler,
+        /// How many bytes it has been fed, and how many frames have come out.
+        fed: usize,
+        taken: usize,
+    }
+
+    impl<'a> Reader<'a> {
+        fn new(stream: &'a Stream) -> Result<Self> {
+            Ok(Self {
+                stream,
+                assembler: Assembler::new()?,
+                fed: 0,
+                taken: 0,
+            })
+        }
+
+        /// Feeds the next `n` bytes, as many at once as there is space for. Whatever is complete
+        /// then must come out, and nothing else.
+        fn feed(&mut self, n: usize) -> Result {
+            let until = (self.fed + n).min(self.stream.bytes.len());
+            while self.fed < until {
+                let space = self.assembler.space();
+                let n = space.len().min(until - self.fed);
+                if n == 0 {
+                    pr_err!("no space at {}\n", self.fed);
+                    return Err(ENOSPC);
+                }
+                space[..n].copy_from_slice(&self.stream.bytes[self.fed..][..n]);
+                self.assembler.commit(n);
+                self.fed += n;
+                self.take()?;
+            }
+            Ok(())
+        }
+
+        fn take(&mut self) -> Result {
+            while let Some(frame) = self.assembler.next(WIDE).map_err(|_| EPROTO)? {
+                let (header, end) = *self.stream.frames.get(self.taken).ok_or(ERANGE)?;
+                let start = end - header.payload_len() as usize;
+                if frame.header != header || frame.payload[..] != self.stream.bytes[start..end] {
+                    pr_err!("frame {} is not what was sent\n", self.taken);
+                    return Err(EILSEQ);
+                }
+                if end > self.fed {
+                    pr_err!("frame {} came too early\n", self.taken);
+                    return Err(EILSEQ);
+                }
+                self.taken += 1;
+            }
+            match self.stream.frames.get(self.taken) {
+                Some((_, end)) if *end <= self.fed => {
+                    pr_err!("frame {} did not come\n", self.taken);
+                    Err(EILSEQ)
+                }
+                _ => Ok(()),
+            }
+        }
+
+        /// Feeds what is left. The stream begins anew then, for the same assembler.
+        fn finish(&mut self) -> Result {
+            self.feed(self.stream.bytes.len())?;
+            if self.taken != self.stream.frames.len() {
+                return Err(ENODATA);
+            }
+            (self.fed, self.taken) = (0, 0);
+            Ok(())
+        }
+
+        /// Feeds all of it, so many bytes at a time.
+        fn feed_all(&mut self, n: usize) -> Result {
+            while self.fed < self.stream.bytes.len() {
+                self.feed(n)?;
+            }
+            self.finish()
+        }
+    }
+
+    /// Some frames of all kinds, with payloads, without, and in pairs of the same.
+    const SOME: [Header; 10] = [
+        message(5),
+        Header::Ping,
+        message(0),
+        message(0),
+        KINDS[1].0,
+        KINDS[2].0,
+        KINDS[3].0,
+        KINDS[4].0,
+        message(1),
+        KINDS[6].0,
+    ];
+
+    #[test]
+    fn truncated_frame_does_not_come() -> Result {
+        for (header, _) in KINDS {
+            let stream = Stream::new([header])?;
+            for cut in 0..stream.bytes.len() {
+                let mut reader = Reader::new(&stream)?;
+                reader.feed(cut)?;
+                // Nor does it however often it is asked for.
+                assert!(reader.assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+                assert_eq!(reader.taken, 0);
+                reader.finish()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn frames_in_one_read() -> Result {
+        let stream = Stream::new(SOME)?;
+        assert!(stream.bytes.len() < STAGE);
+        let mut assembler = Assembler::new()?;
+        assembler.space()[..stream.bytes.len()].copy_from_slice(&stream.bytes);
+        assembler.commit(stream.bytes.len());
+        for header in SOME {
+            let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+            assert!(next.is_some_and(|frame| frame.header == header));
+        }
+        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        Ok(())
+    }
+
+    #[test]
+    fn frames_in_reads_of_every_size() -> Result {
+        let stream = Stream::new(SOME)?;
+        let mut reader = Reader::new(&stream)?;
+        for n in 1..=stream.bytes.len() {
+            reader.feed_all(n)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn frames_cut_anywhere() -> Result {
+        let stream = Stream::new(SOME)?;
+        let mut reader = Reader::new(&stream)?;
+        for cut in 0..=stream.bytes.len() {
+            reader.feed(cut)?;
+            reader.finish()?;
+        }
+        // And in every two places.
+        let stream = Stream::new([message(3), Header::Ping, message(2)])?;
+        let mut reader = Reader::new(&stream)?;
+        for first in 0..=stream.bytes.len() {
+            for second in 0..=stream.bytes.len() - first {
+                reader.feed(first)?;
+                reader.feed(second)?;
+                reader.finish()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn long_payload_is_read_straight() -> Result {
+        for len in [STRAIGHT, STRAIGHT + 1, STAGE, STAGE + 1, 3 * STAGE + 17] {
+            let stream = Stream::new([message(len), message(3)])?;
+            let mut reader = Reader::new(&stream)?;
+            reader.feed(HEADER_LEN)?;
+            // There is space for what is missing and not a byte more, so that what comes behind it
+            // stays in the link.
+            for missing in [len, STRAIGHT + (len - STRAIGHT) / 2, STRAIGHT] {
+                reader.feed(HEADER_LEN + len - missing - reader.fed)?;
+                assert_eq!(reader.assembler.space().len(), missing);
+            }
+            // The last part comes through the stage, with what is behind it.
+            reader.feed(1)?;
+            assert_eq!(reader.assembler.space().len(), STAGE);
+            reader.finish()?;
+        }
+        let stream = Stream::new([message(STRAIGHT - 1)])?;
+        let mut reader = Reader::new(&stream)?;
+        reader.feed(HEADER_LEN)?;
+        assert_eq!(reader.assembler.space().len(), STAGE);
+        reader.finish()
+    }
+
+    #[test]
+    fn payloads_around_the_size_of_the_stage() -> Result {
+        let lens = [
+            STRAIGHT - HEADER_LEN,
+            STRAIGHT - 1,
+            STRAIGHT,
+            STRAIGHT + 1,
+            STAGE - 2 * HEADER_LEN,
+            STAGE - HEADER_LEN - 1,
+            STAGE - HEADER_LEN,
+            STAGE - HEADER_LEN + 1,
+            STAGE - 1,
+            STAGE,
+            STAGE + 1,
+            3 * STAGE + 17,
+        ];
+        for len in lens {
+            let stream = Stream::new([message(len), Header::Ping, message(len), message(1)])?;
+            let mut reader = Reader::new(&stream)?;
+            for n in [
+                1,
+                39,
+                40,
+                41,
+                STRAIGHT,
+                STAGE - 1,
+                STAGE,
+                STAGE + 1,
+                usize::MAX / 2,
+            ] {
+                reader.feed_all(n)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stage_is_full_of_headers() -> Result {
+        // They do not fill it evenly: the rest of each read is moved to the front.
+        assert!(STAGE % HEADER_LEN != 0);
+        let stream = Stream::new((0..1000).map(|_| Header::Ping))?;
+        let mut reader = Reader::new(&stream)?;
+        for n in [usize::MAX / 2, STAGE, STAGE - 1, 1000, HEADER_LEN + 1] {
+            reader.feed_all(n)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn random_frames_in_random_reads() -> Result {
+        let mut random = Random(0xd1b5_4a32_d192_ed03);
+        for _ in 0..10 {
+            let mut headers = KVec::new();
+            for _ in 0..100 {
+                let most = random.pick(&[1, 50, 500, STAGE, 3 * STAGE]);
+                let (len, (other, _)) = (random.below(most), random.pick(&KINDS));
+                let header = random.pick(&[message(len), other]);
+                headers.push(header, GFP_KERNEL)?;
+            }
+            let stream = Stream::new(headers)?;
+            let mut reader = Reader::new(&stream)?;
+            while reader.fed < stream.bytes.len() {
+                let most = random.pick(&[2, 50, 500, STAGE, 3 * STAGE]);
+                reader.feed(1 + random.below(most))?;
+            }
+            reader.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Puts bytes into an assembler.
+    fn put(assembler: &mut Assembler, bytes: &[u8]) {
+        assembler.space()[..bytes.len()].copy_from_slice(bytes);
+        assembler.commit(bytes.len());
+    }
+
+    #[test]
+    fn malformed_frame_is_the_end() -> Result {
+        let cases = [
+            (Drawn::new(0), Malformed::Kind(0)),
+            (
+                Drawn {
+                    reserved: 1,
+                    ..Drawn::new(6)
+                },
+                Malformed::Field,
+            ),
+            // Refused by its header alone: no memory is taken for what would follow.
+            (
+                Drawn {
+                    len: BOUNDS.message + 1,
+                    ..Drawn::new(1)
+                },
+                Malformed::TooLong(BOUNDS.message + 1),
+            ),
+        ];
+        for (drawn, malformed) in cases {
+            let mut assembler = Assembler::new()?;
+            put(&mut assembler, &Header::Ping.encode());
+            put(&mut assembler, &drawn.bytes()[..HEADER_LEN - 1]);
+            let next = assembler.next(BOUNDS);
+            assert!(next.is_ok_and(|f| f.is_some_and(|f| f.header == Header::Ping)));
+            assert!(assembler.next(BOUNDS).is_ok_and(|f| f.is_none()));
+            put(&mut assembler, &drawn.bytes()[HEADER_LEN - 1..]);
+            // A good frame behind it is of no more use.
+            put(&mut assembler, &Header::Ping.encode());
+            for _ in 0..3 {
+                let next = assembler.next(BOUNDS).err();
+                assert_eq!(next, Some(Stop::Malformed(malformed)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn greeting_comes_before_the_frames() -> Result {
+        const GREETING: usize = 144;
+        let stream = Stream::new(SOME)?;
+        let greeting: [u8; GREETING] = core::array::from_fn(|i| i as u8);
+        let mut bytes = KVec::new();
+        bytes.extend_from_slice(&greeting, GFP_KERNEL)?;
+        bytes.extend_from_slice(&stream.bytes, GFP_KERNEL)?;
+        for cut in 0..=bytes.len() {
+            let mut assembler = Assembler::new()?;
+            put(&mut assembler, &bytes[..cut]);
+            let mut taken = assembler.take_exact::<GREETING>();
+            assert_eq!(taken.is_some(), cut >= GREETING);
+            put(&mut assembler, &bytes[cut..]);
+            if taken.is_none() {
+                taken = assembler.take_exact();
+            }
+            assert!(taken == Some(greeting));
+            for header in SOME {
+                let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+                assert!(next.is_some_and(|frame| frame.header == header));
+            }
+            assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn more_than_there_was_space_for_is_not_believed() -> Result {
+        // In the stage, and straight.
+        let mut assembler = Assembler::new()?;
+        put(&mut assembler, &message(STAGE).encode());
+        assembler.commit(2 * STAGE);
+        assert_eq!((assembler.start, assembler.end), (0, STAGE));
+        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+
+        let mut assembler = Assembler::new()?;
+        put(&mut assembler, &message(STAGE).encode());
+        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        assembler.commit(2 * STAGE);
+        let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+        assert!(next.is_some_and(|frame| frame.payload.len() == STAGE));
+        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        Ok(())
+    }
+}

@@ -388,3 +388,743 @@ fn read(wire: &Wire) -> Option<Greeting> {
     };
     Some(Greeting { peer, granted })
 }
+
+#[cfg(KCCM_KUNIT)]
+#[kunit_tests(kccm_hello)]
+mod tests {
+    use super::super::credit::{
+        call_cost,
+        least_window,
+        message_cost, //
+    };
+    use super::super::frame::tests::Random;
+    use super::super::state::Role;
+    use super::*;
+    use core::net::Ipv4Addr;
+    use core::net::Ipv6Addr;
+    use kernel::str::CString;
+
+    /// The node that connects, the one that is connected to, and where the first lives.
+    const LOW: NodeId = 1;
+    const HIGH: NodeId = 2;
+    const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
+
+    const LOW_RUN: u64 = 0x1112_1314_1516_1718;
+    const HIGH_RUN: u64 = 0x2122_2324_2526_2728;
+    const GRANTED: [u64; 2] = [0x0031_5253, 0x0005_6162];
+
+    const REFUSALS: [Refusal; 9] = [
+        Refusal::Version,
+        Refusal::Cluster,
+        Refusal::UnknownId,
+        Refusal::Direction,
+        Refusal::Duplicate,
+        Refusal::Address,
+        Refusal::AdminDown,
+        Refusal::Stopping,
+        Refusal::Malformed,
+    ];
+
+    fn identity(id: NodeId, incarnation: u64) -> Result<Identity> {
+        Ok(Identity {
+            id,
+            cluster: ClusterName::new(b"prod-1").ok_or(EINVAL)?,
+            incarnation,
+            dead_ms: 0x0101_0202,
+            bounds: Bounds {
+                message: 0x0030_3132,
+                rcall: 0x0003_4142,
+            },
+            windows: [0x0061_6263, 0x000f_7172],
+        })
+    }
+
+    fn low() -> Result<Identity> {
+        identity(LOW, LOW_RUN)
+    }
+
+    fn high() -> Result<Identity> {
+        identity(HIGH, HIGH_RUN)
+    }
+
+    /// Writes a field of a greeting where the picture at the top of the file has it.
+    fn write<const N: usize>(bytes: &mut Bytes, at: usize, field: [u8; N]) {
+        bytes[at..at + N].copy_from_slice(&field);
+    }
+
+    /// A greeting as that picture has it.
+    fn drawn(kind: u8, reason: u8, me: &Identity, to: &To) -> Bytes {
+        let mut bytes = [0; GREETING_LEN];
+        write(&mut bytes, 0, *b"KCCM");
+        write(&mut bytes, 4, 1_u16.to_le_bytes());
+        write(&mut bytes, 6, [kind, reason]);
+        write(&mut bytes, 8, me.id.to_le_bytes());
+        write(&mut bytes, 10, to.id.to_le_bytes());
+        write(&mut bytes, 12, me.dead_ms.to_le_bytes());
+        write(&mut bytes, 16, me.incarnation.to_le_bytes());
+        write(&mut bytes, 24, to.incarnation.to_le_bytes());
+        write(&mut bytes, 40, me.bounds.message.to_le_bytes());
+        write(&mut bytes, 44, me.bounds.rcall.to_le_bytes());
+        write(&mut bytes, 48, me.windows[0].to_le_bytes());
+        write(&mut bytes, 56, me.windows[1].to_le_bytes());
+        write(&mut bytes, 64, to.granted[0].to_le_bytes());
+        write(&mut bytes, 72, to.granted[1].to_le_bytes());
+        write(&mut bytes, 80, *me.cluster.wire());
+        bytes
+    }
+
+    /// Whether all that was understood of a greeting is what it says. Not understood are whom it is
+    /// to and the last sequence number.
+    fn understood(greeting: &Greeting, bytes: &Bytes) -> bool {
+        let wire: Wire = zerocopy::transmute!(*bytes);
+        let to = To {
+            id: wire.to.get(),
+            incarnation: wire.to_incarnation.get(),
+            granted: greeting.granted,
+        };
+        let mut again = drawn(wire.kind, 0, &greeting.peer, &to);
+        again[32..40].copy_from_slice(&bytes[32..40]);
+        again == *bytes
+    }
+
+    /// A `Hello` to [`HIGH`], and what that node sees and knows of who sent it. At first it is good.
+    struct Hello {
+        bytes: Bytes,
+        source: IpAddr,
+        /// Whether there is a peer with the id in the greeting.
+        known: bool,
+        admin_down: bool,
+        alive: Option<u64>,
+    }
+
+    impl Hello {
+        fn new() -> Result<Self> {
+            Ok(Self {
+                bytes: hello(&low()?, HIGH, HIGH_RUN, GRANTED),
+                source: HOME,
+                known: true,
+                admin_down: false,
+                alive: None,
+            })
+        }
+
+        fn with<const N: usize>(mut self, at: usize, field: [u8; N]) -> Self {
+            write(&mut self.bytes, at, field);
+            self
+        }
+
+        fn judge(&self) -> Result<Result<Greeting, Reject>> {
+            let me = high()?;
+            Ok(check_hello(&self.bytes, &me, self.source, |_| {
+                self.known.then_some(Claimed {
+                    ip: HOME,
+                    admin_down: self.admin_down,
+                    alive: self.alive,
+                })
+            }))
+        }
+
+        fn is_accepted(&self) -> Result<bool> {
+            Ok(self.judge()?.is_ok_and(|g| understood(&g, &self.bytes)))
+        }
+
+        /// The reason that it is refused for, to the node that it claims to come from.
+        fn refusal(&self) -> Result<Option<Refusal>> {
+            let claimed = claimed_id(&self.bytes);
+            match self.judge()? {
+                Err(Reject::Refuse { reason, from }) if from == claimed => Ok(Some(reason)),
+                _ => Ok(None),
+            }
+        }
+    }
+
+    /// The answer of [`HIGH`] to [`LOW`], as it should be.
+    fn answer() -> Result<Bytes> {
+        Ok(welcome(&high()?, &low()?, GRANTED))
+    }
+
+    /// What is made of an answer: the reason that the peer gives, or that it is not the peer's.
+    fn judge_answer(bytes: &Bytes) -> Result<Result<Option<Refusal>, Refusal>> {
+        Ok(match check_answer(bytes, &low()?, HIGH) {
+            Ok(Answer::Welcome(greeting)) if understood(&greeting, bytes) => Ok(None),
+            Ok(Answer::Welcome(_)) => return Err(EILSEQ),
+            Ok(Answer::Refused(reason)) => Ok(Some(reason)),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    // ---- Both directions.
+
+    #[test]
+    fn greeting_is_as_drawn() -> Result {
+        assert_eq!(GREETING_LEN, 144);
+        let (low, high) = (low()?, high()?);
+        let to_high = To {
+            id: HIGH,
+            incarnation: HIGH_RUN,
+            granted: GRANTED,
+        };
+        let to_low = To {
+            id: LOW,
+            incarnation: LOW_RUN,
+            granted: GRANTED,
+        };
+        let said = hello(&low, HIGH, HIGH_RUN, GRANTED);
+        assert!(said == drawn(1, 0, &low, &to_high));
+        assert!(welcome(&high, &low, GRANTED) == drawn(2, 0, &high, &to_low));
+        for (value, reason) in (1..).zip(REFUSALS) {
+            assert!(refuse(&high, reason) == drawn(3, value, &high, &To::default()));
+        }
+        for id in [0, 1, 0x0102, NodeId::MAX] {
+            let me = identity(id, 1)?;
+            assert_eq!(claimed_id(&hello(&me, HIGH, 0, [0; 2])), id);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn handshake_tells_both_of_each_other() -> Result {
+        let (low, high) = (low()?, high()?);
+        let mut asked = None;
+        let said = hello(&low, HIGH, 0, GRANTED);
+        let heard = check_hello(&said, &high, HOME, |id| {
+            asked = Some(id);
+            Some(Claimed {
+                ip: HOME,
+                admin_down: false,
+                alive: None,
+            })
+        });
+        let heard = heard.map_err(|_| EPROTO)?;
+        assert_eq!(asked, Some(LOW));
+        assert!(understood(&heard, &said));
+        let said = welcome(&high, &heard.peer, [1, 2]);
+        let Ok(Answer::Welcome(answered)) = check_answer(&said, &low, HIGH) else {
+            return Err(EPROTO);
+        };
+        assert!(understood(&answered, &said));
+        assert_eq!((heard.peer.id, answered.peer.id), (LOW, HIGH));
+        assert_eq!(heard.peer.incarnation, LOW_RUN);
+        assert_eq!(answered.peer.incarnation, HIGH_RUN);
+        assert_eq!((heard.granted, answered.granted), (GRANTED, [1, 2]));
+        Ok(())
+    }
+
+    /// Calls `f` for every rule on what may be in a greeting, broken and only just kept: where to
+    /// write what, and whether that keeps it.
+    fn for_each_rule(mut f: impl FnMut(usize, &[u8], bool) -> Result) -> Result {
+        let me = low()?;
+        let least = [
+            least_window(message_cost(me.bounds.message)),
+            least_window(call_cost(me.bounds.rcall, me.bounds.rcall)),
+        ];
+        for id in [MAX_NODES as NodeId, 257, NodeId::MAX] {
+            f(8, &id.to_le_bytes(), false)?;
+            f(10, &id.to_le_bytes(), false)?;
+        }
+        for (ms, kept) in [(0, false), (1, true), (u32::MAX, true)] {
+            f(12, &ms.to_le_bytes(), kept)?;
+        }
+        f(16, &0_u64.to_le_bytes(), false)?;
+        // These are of no consequence.
+        for number in [0_u64, 1, u64::MAX] {
+            f(32, &number.to_le_bytes(), true)?;
+        }
+        for (lane, least) in least.into_iter().enumerate() {
+            let (window, granted) = (48 + 8 * lane, 64 + 8 * lane);
+            let windows = [
+                (0, false),
+                (least - 1, false),
+                (least, true),
+                (1 << 40, true),
+                ((1 << 40) + 1, false),
+                (u64::MAX, false),
+            ];
+            for (bytes, kept) in windows {
+                f(window, &bytes.to_le_bytes(), kept)?;
+            }
+            let free = me.windows[lane];
+            let grants = [
+                (0, true),
+                (free, true),
+                (free + 1, false),
+                (u64::MAX, false),
+            ];
+            for (bytes, kept) in grants {
+                f(granted, &bytes.to_le_bytes(), kept)?;
+            }
+        }
+        // The longest frames that these windows are enough for, and longer ones.
+        let most = [
+            (3 * me.windows[0] / 4 - 256) as u32,
+            ((3 * me.windows[1] / 4 - 256) / 2) as u32,
+        ];
+        for (at, most) in [(40, most[0]), (44, most[1])] {
+            for (len, kept) in [
+                (0, true),
+                (most, true),
+                (most + 1, false),
+                (u32::MAX, false),
+            ] {
+                f(at, &len.to_le_bytes(), kept)?;
+            }
+        }
+        // The cluster's name: something behind its end, a blank, nothing.
+        f(80 + 7, b"x", false)?;
+        f(80 + ClusterName::MAX - 1, b"x", false)?;
+        f(80 + 3, b" ", false)?;
+        f(80 + 3, b"\0", false)?;
+        f(80, b"\xff", false)?;
+        f(80, &[0; ClusterName::MAX], false)
+    }
+
+    #[test]
+    fn greeting_that_makes_no_sense_is_malformed() -> Result {
+        for_each_rule(|at, field, kept| {
+            let mut hello = Hello::new()?;
+            hello.bytes[at..at + field.len()].copy_from_slice(field);
+            let mut answer = answer()?;
+            answer[at..at + field.len()].copy_from_slice(field);
+            let (expected, heard) = if kept {
+                ((None, true), Ok(None))
+            } else {
+                ((Some(Refusal::Malformed), false), Err(Refusal::Malformed))
+            };
+            let judged = (hello.refusal()?, hello.is_accepted()?);
+            if judged != expected || judge_answer(&answer)? != heard {
+                pr_err!(
+                    "{field:?} at {at}: {:?}\n",
+                    (judged, judge_answer(&answer)?)
+                );
+                return Err(EINVAL);
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn refusals_have_a_text_and_an_errno() -> Result {
+        let expected = [
+            ("wrong version", EPROTO),
+            ("wrong cluster", EPERM),
+            ("unknown id", EPERM),
+            ("wrong direction", EPERM),
+            ("duplicate", EBUSY),
+            ("wrong address", EPERM),
+            ("administratively down", EHOSTDOWN),
+            ("stopping", ESHUTDOWN),
+            ("malformed greeting", EINVAL),
+        ];
+        for (refusal, (text, errno)) in REFUSALS.into_iter().zip(expected) {
+            let shown = CString::try_from_fmt(fmt!("{refusal}"))?;
+            assert_eq!(shown.to_bytes(), text.as_bytes());
+            assert_eq!(refusal.errno(), errno);
+        }
+        Ok(())
+    }
+
+    // ---- The node that is connected to.
+
+    #[test]
+    fn good_hello_is_accepted() -> Result {
+        assert!(Hello::new()?.is_accepted()?);
+        // Whatever it takes this node's last incarnation for.
+        for run in [0, 1, u64::MAX] {
+            assert!(Hello::new()?.with(24, run.to_le_bytes()).is_accepted()?);
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a `Hello`.
+    type Wrong = fn(&mut Hello);
+
+    /// Every cause of a refusal, by precedence. All can be had at once.
+    const CAUSES: [(Wrong, Option<Refusal>); 10] = [
+        (|hello| write(&mut hello.bytes, 0, *b"HTTP"), None),
+        (
+            |hello| write(&mut hello.bytes, 4, [2, 0]),
+            Some(Refusal::Version),
+        ),
+        (
+            |hello| write(&mut hello.bytes, 6, [9]),
+            Some(Refusal::Malformed),
+        ),
+        (
+            |hello| write(&mut hello.bytes, 80, *b"prod-2"),
+            Some(Refusal::Cluster),
+        ),
+        // It is for another node.
+        (
+            |hello| write(&mut hello.bytes, 10, [3, 0]),
+            Some(Refusal::UnknownId),
+        ),
+        (|hello| hello.known = false, Some(Refusal::UnknownId)),
+        // P10: it should have been connected to.
+        (
+            |hello| write(&mut hello.bytes, 8, [4, 0]),
+            Some(Refusal::Direction),
+        ),
+        (
+            |hello| hello.source = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9)),
+            Some(Refusal::Address),
+        ),
+        (|hello| hello.admin_down = true, Some(Refusal::AdminDown)),
+        (
+            |hello| hello.alive = Some(LOW_RUN + 1),
+            Some(Refusal::Duplicate),
+        ),
+    ];
+
+    #[test]
+    fn each_refusal_has_its_cause_and_the_first_is_told() -> Result {
+        // Every set of causes.
+        for set in 1_usize..1 << CAUSES.len() {
+            let mut hello = Hello::new()?;
+            let mut first = None;
+            for (i, (wrong, refusal)) in CAUSES.into_iter().enumerate() {
+                if set & 1 << i != 0 {
+                    wrong(&mut hello);
+                    first = first.or(Some(refusal));
+                }
+            }
+            let expected = match first.flatten() {
+                None => Reject::Garbage,
+                Some(reason) => Reject::Refuse {
+                    reason,
+                    // Where the id is in another version is not known.
+                    from: match reason {
+                        Refusal::Version => 0,
+                        _ => claimed_id(&hello.bytes),
+                    },
+                },
+            };
+            if hello.judge()?.err() != Some(expected) {
+                pr_err!("causes {set:#b}: {:?}\n", hello.judge()?.err());
+                return Err(EINVAL);
+            }
+        }
+        Ok(())
+    }
+
+    /// P10: the lower number connects, and every other direction is refused.
+    #[test]
+    fn lower_id_connects_to_higher() -> Result {
+        const IDS: [NodeId; 6] = [0, 1, 2, 127, 254, 255];
+        for from in IDS {
+            for me in IDS {
+                let said = hello(&identity(from, LOW_RUN)?, me, 0, GRANTED);
+                let judged = check_hello(&said, &identity(me, HIGH_RUN)?, HOME, |id| {
+                    // A node is not among its own peers.
+                    (id != me).then_some(Claimed {
+                        ip: HOME,
+                        admin_down: false,
+                        alive: None,
+                    })
+                });
+                let refused = |reason| Some(Reject::Refuse { reason, from });
+                let expected = match from.cmp(&me) {
+                    core::cmp::Ordering::Less => None,
+                    core::cmp::Ordering::Equal => refused(Refusal::UnknownId),
+                    core::cmp::Ordering::Greater => refused(Refusal::Direction),
+                };
+                assert_eq!(judged.err(), expected);
+                // It is the direction in which the state machines go.
+                assert_eq!(expected.is_none(), Role::of(from, me) == Role::Connect);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn own_id_is_nobody_elses() -> Result {
+        // Even if somebody took it for a peer's.
+        let hello = Hello::new()?.with(8, HIGH.to_le_bytes());
+        assert_eq!(hello.refusal()?, Some(Refusal::UnknownId));
+        Ok(())
+    }
+
+    #[test]
+    fn every_other_version_is_refused() -> Result {
+        for version in [0, 2, 3, 0x0100, 0x0101, u16::MAX] {
+            let mut hello = Hello::new()?;
+            // Behind the version everything may be different.
+            hello.bytes[8..].fill(0xee);
+            let hello = hello.with(4, version.to_le_bytes());
+            let expected = Reject::Refuse {
+                reason: Refusal::Version,
+                from: 0,
+            };
+            assert_eq!(hello.judge()?.err(), Some(expected));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_hello_is_a_hello() -> Result {
+        for kind in 0..=u8::MAX {
+            let hello = Hello::new()?.with(6, [kind]);
+            assert_eq!(hello.is_accepted()?, kind == 1);
+            let refusal = (kind != 1).then_some(Refusal::Malformed);
+            assert_eq!(hello.refusal()?, refusal);
+        }
+        for reason in 1..=u8::MAX {
+            let hello = Hello::new()?.with(7, [reason]);
+            assert_eq!(hello.refusal()?, Some(Refusal::Malformed));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn other_clusters_are_refused() -> Result {
+        for name in ["prod-", "prod-11", "Prod-1", "x"] {
+            let mut other = low()?;
+            other.cluster = ClusterName::new(name.as_bytes()).ok_or(EINVAL)?;
+            let mut said = Hello::new()?;
+            said.bytes = hello(&other, HIGH, 0, GRANTED);
+            assert_eq!(said.refusal()?, Some(Refusal::Cluster));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn address_is_the_peers_own() -> Result {
+        let others = [
+            IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)),
+            IpAddr::V4(Ipv4Addr::new(11, 1, 0, 1)),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        for source in others {
+            let mut hello = Hello::new()?;
+            hello.source = source;
+            assert_eq!(hello.refusal()?, Some(Refusal::Address));
+        }
+        Ok(())
+    }
+
+    /// P11: a peer that has lost its connection comes back while this node still believes in it; one
+    /// that has restarted does so when the old connection is dead.
+    #[test]
+    fn other_incarnation_is_a_duplicate_while_alive() -> Result {
+        // (what is alive, whether LOW_RUN is refused as its duplicate)
+        let cases = [
+            (None, false),
+            (Some(LOW_RUN), false),
+            (Some(LOW_RUN - 1), true),
+            (Some(LOW_RUN + 1), true),
+            (Some(HIGH_RUN), true),
+            (Some(LOW_RUN ^ 1 << 63), true),
+        ];
+        for (alive, duplicate) in cases {
+            let mut hello = Hello::new()?;
+            hello.alive = alive;
+            let refusal = duplicate.then_some(Refusal::Duplicate);
+            assert_eq!(hello.refusal()?, refusal);
+            assert_eq!(hello.is_accepted()?, !duplicate);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn flipped_bit_of_a_hello_is_refused_or_understood() -> Result {
+        use Refusal::*;
+        for bit in 0..8 * GREETING_LEN {
+            let byte = bit / 8;
+            let mut hello = Hello::new()?;
+            hello.bytes[byte] ^= 1 << (bit % 8);
+            // Of all other ids there is none.
+            hello.known = claimed_id(&hello.bytes) == LOW;
+            let refusal = hello.refusal()?;
+            let right = match byte {
+                0..=3 => hello.judge()?.err() == Some(Reject::Garbage),
+                4 | 5 => matches!(
+                    hello.judge()?,
+                    Err(Reject::Refuse {
+                        reason: Version,
+                        from: 0
+                    })
+                ),
+                6 | 7 | 9 | 11 => refusal == Some(Malformed),
+                8 | 10 => refusal == Some(UnknownId),
+                // What the peer says of itself is believed, if it makes sense, and to the letter.
+                12..=39 => hello.is_accepted()?,
+                40..=79 => hello.is_accepted()? || refusal == Some(Malformed),
+                _ => matches!(refusal, Some(Cluster | Malformed)),
+            };
+            if !right {
+                pr_err!("bit {bit}: {:?}\n", hello.judge()?.err());
+                return Err(EINVAL);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn garbage_is_refused_or_understood() -> Result {
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let mut accepted = 0;
+        for round in 0..20_000 {
+            let mut hello = Hello::new()?;
+            if round % 4 == 0 {
+                random.fill(&mut hello.bytes);
+            }
+            // Noise in some place of a good one.
+            let start = random.below(GREETING_LEN);
+            let len = random.below(16).min(GREETING_LEN - start);
+            random.fill(&mut hello.bytes[start..start + len]);
+            match hello.judge()? {
+                Ok(greeting) => {
+                    assert!(understood(&greeting, &hello.bytes));
+                    accepted += 1;
+                }
+                Err(Reject::Garbage) => assert!(hello.bytes[..4] != *b"KCCM"),
+                Err(Reject::Refuse { .. }) => {}
+            }
+        }
+        assert!((100..19_000).contains(&accepted));
+        Ok(())
+    }
+
+    // ---- The node that connects.
+
+    #[test]
+    fn good_answer_is_accepted() -> Result {
+        assert_eq!(judge_answer(&answer()?)?, Ok(None));
+        Ok(())
+    }
+
+    #[test]
+    fn refusal_is_understood() -> Result {
+        for reason in REFUSALS {
+            let bytes = refuse(&high()?, reason);
+            assert_eq!(judge_answer(&bytes)?, Ok(Some(reason)));
+        }
+        Ok(())
+    }
+
+    /// Only the first eight bytes of a refusal have their place in every version.
+    #[test]
+    fn refusal_from_another_version_is_understood() -> Result {
+        for version in [0, 2, 0x0100, u16::MAX] {
+            for reason in REFUSALS {
+                let mut bytes = refuse(&high()?, reason);
+                write(&mut bytes, 4, version.to_le_bytes());
+                bytes[8..].fill(0xee);
+                assert_eq!(judge_answer(&bytes)?, Ok(Some(reason)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn refusal_without_a_known_reason_is_malformed() -> Result {
+        for reason in (0..=u8::MAX).filter(|reason| !(1..=9).contains(reason)) {
+            let mut bytes = refuse(&high()?, Refusal::Stopping);
+            write(&mut bytes, 7, [reason]);
+            assert_eq!(judge_answer(&bytes)?, Err(Refusal::Malformed));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with an answer.
+    type WrongAnswer = fn(&mut Bytes);
+
+    #[test]
+    fn each_wrong_answer_has_its_cause_and_the_first_is_told() -> Result {
+        // By precedence. All can be had at once.
+        let causes: [(WrongAnswer, Refusal); 7] = [
+            (|bytes| write(bytes, 0, *b"HTTP"), Refusal::Malformed),
+            (|bytes| write(bytes, 4, [2, 0]), Refusal::Version),
+            // It is no answer.
+            (|bytes| write(bytes, 6, [1]), Refusal::Malformed),
+            (|bytes| write(bytes, 80, *b"prod-2"), Refusal::Cluster),
+            // It is another node's.
+            (|bytes| write(bytes, 8, [3, 0]), Refusal::UnknownId),
+            // It is for another node, or for an earlier run of this one.
+            (|bytes| write(bytes, 10, [3, 0]), Refusal::UnknownId),
+            (|bytes| write(bytes, 24, [0; 8]), Refusal::UnknownId),
+        ];
+        for set in 1_usize..1 << causes.len() {
+            let mut bytes = answer()?;
+            let mut first = None;
+            for (i, (wrong, refusal)) in causes.into_iter().enumerate() {
+                if set & 1 << i != 0 {
+                    wrong(&mut bytes);
+                    first = first.or(Some(refusal));
+                }
+            }
+            assert_eq!(judge_answer(&bytes)?.err(), first);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_an_answer_is_an_answer() -> Result {
+        for kind in 0..=u8::MAX {
+            let mut bytes = answer()?;
+            write(&mut bytes, 6, [kind]);
+            let expected = match kind {
+                2 => Ok(None),
+                _ => Err(Refusal::Malformed),
+            };
+            assert_eq!(judge_answer(&bytes)?, expected);
+        }
+        for reason in 1..=u8::MAX {
+            let mut bytes = answer()?;
+            write(&mut bytes, 7, [reason]);
+            assert_eq!(judge_answer(&bytes)?, Err(Refusal::Malformed));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn flipped_bit_of_an_answer_is_refused_or_understood() -> Result {
+        use Refusal::*;
+        for bit in 0..8 * GREETING_LEN {
+            let mut bytes = answer()?;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let judged = judge_answer(&bytes)?;
+            let right = match bit / 8 {
+                0..=3 | 6 | 7 | 9 | 11 => judged == Err(Malformed),
+                4 | 5 => judged == Err(Version),
+                8 | 10 | 24..=31 => judged == Err(UnknownId),
+                12..=23 | 32..=39 => judged == Ok(None),
+                40..=79 => matches!(judged, Ok(None) | Err(Malformed)),
+                _ => matches!(judged, Err(Cluster | Malformed)),
+            };
+            if !right {
+                pr_err!("bit {bit}: {judged:?}\n");
+                return Err(EINVAL);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn garbage_answer_is_refused_or_understood() -> Result {
+        let mut random = Random(0x6c07_8965_d1b5_4a33);
+        let (mut welcomes, mut refusals) = (0, 0);
+        for round in 0..20_000 {
+            let mut bytes = answer()?;
+            if round % 4 == 0 {
+                random.fill(&mut bytes);
+            }
+            if round % 8 == 1 {
+                write(&mut bytes, 6, [3, random.below(16) as u8]);
+            }
+            let start = random.below(GREETING_LEN);
+            let len = random.below(16).min(GREETING_LEN - start);
+            random.fill(&mut bytes[start..start + len]);
+            match judge_answer(&bytes)? {
+                Ok(None) => welcomes += 1,
+                Ok(Some(reason)) => {
+                    assert!(bytes[..4] == *b"KCCM" && bytes[6] == 3);
+                    assert_eq!(bytes[7], reason as u8);
+                    refusals += 1;
+                }
+                Err(_) => {}
+            }
+        }
+        assert!((100..19_000).contains(&welcomes) && refusals > 100);
+        Ok(())
+    }
+}

@@ -305,6 +305,11 @@ impl Peer {
     /// Time has passed. Returns what to do, and the connection to do it to.
     pub(crate) fn tick(&self) -> (Action, Option<Arc<Conn>>) {
         let mut inner = self.inner.lock();
+        if inner.session.is_some() {
+            // Nothing is due; or it was taken down and up again, and the listener has yet to see to
+            // what follows from the first.
+            return (Action::None, None);
+        }
         let action = inner
             .machine
             .step(Event::Tick, clock::now(), clock::random());

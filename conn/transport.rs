@@ -19,7 +19,8 @@ pub(crate) trait Notify: Send + Sync {
 /// One connection: a stream of bytes each way. No operation waits for the network; where one cannot
 /// go on it returns `EAGAIN`, and a notification follows when it can. Process context.
 pub(crate) trait Link: Send + Sync {
-    /// Begins to notify. What happened before is not told: look once afterwards.
+    /// Begins to notify. What happened before is not told: look once afterwards. An error if the link
+    /// has been closed.
     fn attach(&self, notify: KBox<dyn Notify>) -> Result;
 
     /// Whether the link is connected: `EINPROGRESS` while it is not yet, another error when that
