@@ -146,12 +146,16 @@ impl Endpoint {
     /// A message has come in: hands it to who waits for it, or queues it. Gives it back when there
     /// is no memory to do so. Process context.
     pub(crate) fn deliver(&self, message: Message) -> Result<(), Message> {
-        let Info { source, tag, len } = message.info();
+        let info = message.info();
+        let Info { source, tag, len } = info;
         let mut message = message;
         let mut memory = Memory::new();
+        // Somebody who is to be told of it, and then to find it: not before there is memory for that.
+        let mut told = None;
         loop {
             let mut queues = self.queues.lock();
-            while let Some(waiter) = queues.pop_waiter(source, tag) {
+            let mut lacking = None;
+            while let Some(waiter) = told.take().or_else(|| queues.pop_waiter(source, tag)) {
                 match waiter.wish {
                     Wish::Receive { capacity } if len <= capacity => {
                         drop(queues);
@@ -159,25 +163,38 @@ impl Endpoint {
                         self.stats.handed_over.inc();
                         return Ok(());
                     }
-                    // It was told of; it stays for somebody with more room, or who receives.
+                    // It stays for somebody with more room, or who receives.
                     Wish::Receive { .. } | Wish::Probe => {
-                        waiter.complete(Delivery::Info(message.info()));
+                        let need = queues.need_of_message(source, tag, &memory);
+                        if !need.is_none() {
+                            told = Some(waiter);
+                            lacking = Some(need);
+                            break;
+                        }
+                        waiter.complete(Delivery::Info(info));
                     }
                 }
             }
-            match queues.push_message(source, tag, message, &mut memory) {
-                Ok(()) => {
-                    drop(queues);
-                    self.stats.queued.inc();
-                    return Ok(());
-                }
-                Err(full) => {
-                    drop(queues);
-                    message = full.item;
-                    if memory.fill(full.need).is_err() {
-                        return Err(message);
+            let need = match lacking {
+                Some(need) => need,
+                None => match queues.push_message(source, tag, message, &mut memory) {
+                    Ok(()) => {
+                        drop(queues);
+                        self.stats.queued.inc();
+                        return Ok(());
                     }
+                    Err(full) => {
+                        message = full.item;
+                        full.need
+                    }
+                },
+            };
+            drop(queues);
+            if memory.fill(need).is_err() {
+                if let Some(waiter) = told {
+                    waiter.complete(Delivery::Info(info));
                 }
+                return Err(message);
             }
         }
     }

@@ -301,7 +301,8 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    fn is_none(&self) -> bool {
+    /// Whether it lacks none.
+    pub(crate) fn is_none(&self) -> bool {
         self.messages.is_none() && self.waiters.is_none() && self.nodes == 0
     }
 }
@@ -412,6 +413,16 @@ impl<M, W> Matcher<M, W> {
         self.waiters.len()
     }
 
+    /// Returns what [`Matcher::push_message`] would lack. Waiters that go make it no more.
+    pub(crate) fn need_of_message(&self, source: NodeId, tag: u32, room: &Room<M, W>) -> Need {
+        let [named @ .., _any] = &Key::matching(source, tag);
+        Need {
+            messages: self.messages.need(&room.messages),
+            waiters: arena::Need::default(),
+            nodes: self.buckets.lacking(named, &room.nodes),
+        }
+    }
+
     /// Queues a message that has arrived, behind all that arrived before.
     pub(crate) fn push_message(
         &mut self,
@@ -420,13 +431,7 @@ impl<M, W> Matcher<M, W> {
         message: M,
         room: &mut Room<M, W>,
     ) -> Result<(), NoRoom<M>> {
-        let keys = Key::matching(source, tag);
-        let [named @ .., _any] = &keys;
-        let need = Need {
-            messages: self.messages.need(&room.messages),
-            waiters: arena::Need::default(),
-            nodes: self.buckets.lacking(named, &room.nodes),
-        };
+        let need = self.need_of_message(source, tag, room);
         let full = |item| NoRoom { item, need };
         if !need.is_none() {
             return Err(full(message));
@@ -441,7 +446,7 @@ impl<M, W> Matcher<M, W> {
             .insert(message, &mut room.messages)
             .map_err(|message| full(message.item))?;
         let (messages, buckets) = (&mut self.messages, &mut self.buckets);
-        for (l, key) in keys.into_iter().enumerate() {
+        for (l, key) in Key::matching(source, tag).into_iter().enumerate() {
             buckets.enter(key, &mut room.nodes, |bucket| {
                 messages.link(handle, l, &mut bucket.messages);
             });

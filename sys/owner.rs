@@ -32,7 +32,7 @@ impl Owner {
     pub(crate) fn pin(self) -> Option<Pinned> {
         // SAFETY: By the type's invariant the module still exists, or the pointer is null, which
         // `try_module_get()` takes for built-in code.
-        unsafe { bindings::try_module_get(self.0) }.then_some(Pinned(self))
+        unsafe { bindings::try_module_get(self.0) }.then(|| Pinned(self))
     }
 }
 

@@ -228,38 +228,55 @@ pub(crate) struct Accepted {
 /// A socket that may have upcalls.
 pub(crate) struct HookedSocket {
     // Declared first, so that it is dropped before the socket.
-    hook: Pin<KBox<Mutex<Option<Hook>>>>,
+    hook: Pin<KBox<Mutex<State>>>,
     socket: Socket,
+}
+
+/// Whether a socket has upcalls.
+enum State {
+    /// Not yet.
+    Quiet,
+    /// It has.
+    Hooked(Hook),
+    /// It had, or could have had, and will not again.
+    Unhooked,
 }
 
 impl HookedSocket {
     /// Takes a socket over.
     pub(crate) fn new(socket: Socket) -> Result<Self> {
         Ok(Self {
-            hook: KBox::pin_init(new_mutex!(None, "HookedSocket::hook"), GFP_KERNEL)?,
+            hook: KBox::pin_init(
+                new_mutex!(State::Quiet, "HookedSocket::hook"),
+                GFP_KERNEL,
+            )?,
             socket,
         })
     }
 
-    /// Lets the socket call `upcall` from now on. What happened before is not reported.
+    /// Lets the socket call `upcall` from now on. What happened before is not reported. `ESHUTDOWN`
+    /// after [`HookedSocket::unhook`]: nobody would unhook it again.
     pub(crate) fn hook(&self, upcall: KBox<dyn Upcall>) -> Result {
         let mut hook = self.hook.lock();
-        *hook = None;
+        if matches!(*hook, State::Unhooked) {
+            return Err(ESHUTDOWN);
+        }
+        *hook = State::Quiet;
         // SAFETY: The hook is dropped by `unhook()` or with `self`, before the socket.
-        *hook = Some(unsafe { Hook::install(&self.socket, upcall) }?);
+        *hook = State::Hooked(unsafe { Hook::install(&self.socket, upcall) }?);
         Ok(())
     }
 
-    /// Ends the upcalls: when this returns, none is running or will.
+    /// Ends the upcalls for good: when this returns, none is running or will.
     pub(crate) fn unhook(&self) {
-        *self.hook.lock() = None;
+        *self.hook.lock() = State::Unhooked;
     }
 
     /// [`Socket::accept`], on a socket with a hook.
     pub(crate) fn accept(&self) -> Result<Accepted> {
         match &*self.hook.lock() {
-            Some(hook) => self.socket.accept(hook),
-            None => Err(ESHUTDOWN),
+            State::Hooked(hook) => self.socket.accept(hook),
+            State::Quiet | State::Unhooked => Err(ESHUTDOWN),
         }
     }
 }
