@@ -14,8 +14,9 @@
  *		sync: a synchronous call;
  *		short, long: an asynchronous call to a handler of that class,
  *		which calls back (the paper's way to a synchronous call)
- * flood <size>	send numbered, checksummed messages of up to <size> bytes
- *		to all peers, and check those that come in, until "flood 0"
+ * flood <size> [<pause>]	send numbered, checksummed messages of up to <size>
+ *		bytes to all peers, with a pause in microseconds between two, and
+ *		check those that come in, until "flood 0"
  * counts	what was flooded: a line for each peer
  *
  * One command runs at a time in each open file. A killed process ends its
@@ -227,7 +228,7 @@ struct flood_peer {
 static DEFINE_MUTEX(flood_lock);
 static struct flood_peer flood_peers[KCCM_MAX_NODES];
 static struct task_struct *flood_receiver;
-static unsigned int flood_size;
+static unsigned int flood_size, flood_pause_us;
 static u64 flood_run;
 
 static size_t make_message(struct flood_head *head, u64 number, u32 size)
@@ -260,6 +261,8 @@ static int flood_send(void *data)
 			WRITE_ONCE(peer->failed, peer->failed + 1);
 			msleep(20);
 		}
+		if (flood_pause_us)
+			fsleep(flood_pause_us);
 		cond_resched();
 	}
 	kvfree(head);
@@ -318,7 +321,7 @@ static void flood_stop(void)
 	}
 }
 
-static int flood_start(unsigned int size)
+static int flood_start(unsigned int size, unsigned int pause_us)
 {
 	struct task_struct *task;
 	int i, count;
@@ -329,6 +332,7 @@ static int flood_start(unsigned int size)
 		return -ENOMEM;
 	flood_stop();
 	flood_size = size;
+	flood_pause_us = pause_us;
 	flood_run = get_random_u64();
 	count = kccm_members(ids, KCCM_MAX_NODES);
 	for (i = 0; i < count; i++) {
@@ -348,15 +352,15 @@ static int flood_start(unsigned int size)
 
 static ssize_t do_flood(const char *args, char *out, size_t room)
 {
-	unsigned int size;
+	unsigned int size, pause_us = 0;
 	int ret = 0;
 
-	if (kstrtouint(args, 0, &size) || size > DEMO_MAX_SIZE)
+	if (sscanf(args, "%u %u", &size, &pause_us) < 1 || size > DEMO_MAX_SIZE)
 		return -EINVAL;
 	if (mutex_lock_killable(&flood_lock))
 		return -EINTR;
 	if (size)
-		ret = flood_start(size);
+		ret = flood_start(size, pause_us);
 	else
 		flood_stop();
 	mutex_unlock(&flood_lock);
