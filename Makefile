@@ -5,6 +5,7 @@
 # Which of the project's kernels the guests of demo and test boot: base, or
 # debug, with KASAN and lockdep.
 FLAVOUR ?= base
+$(if $(filter base debug,$(FLAVOUR)),,$(error FLAVOUR=$(FLAVOUR): it must be base or debug))
 NODES ?= 3
 ONLY ?=
 
@@ -52,10 +53,7 @@ test: setup
 
 PHONY += clippy
 clippy: setup
-	@$(with_env) command -v clippy-driver >/dev/null || { \
-		echo "error: this Rust toolchain has no clippy (rustup component add clippy)" >&2; exit 1; }
-	@$(with_env) scripts/kernel/make.sh "$$KCCM_KDIR" $(verbose) \
-		CLIPPY=1 KRUSTFLAGS=-Dwarnings KCCM_SAMPLES=1 KCCM_TESTS=1 modules
+	@scripts/kernel/modules.sh clippy $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
 
 PHONY += rustfmt rustfmtcheck
 rustfmt: rustfmt_flags :=
@@ -65,14 +63,10 @@ rustfmt rustfmtcheck:
 	@PATH=$$PATH:$(CURDIR)/build/bin rustfmt $(rustfmt_flags) $(rust_files) || { \
 		echo "error: not in the kernel's format; 'make rustfmt' puts it right" >&2; exit 1; }
 
-# Kbuild calls the script in rustc's place. What it has no reason to compile
-# again is not documented again.
 PHONY += doc
 doc: setup
-	@[ -e build/doc/index.html ] || rm -f ./*.o samples/*.o
-	@$(with_env) scripts/kernel/make.sh "$$KCCM_KDIR" $(verbose) \
-		RUSTC_OR_CLIPPY='$(CURDIR)/scripts/rustdoc.sh' RUSTC_OR_CLIPPY_QUIET=RUSTDOC KCCM_SAMPLES=1 modules
-	@echo "Documentation: build/doc/kccm/index.html"
+	@scripts/kernel/modules.sh doc $(verbose) KCCM_SAMPLES=1
+	@echo "Begin with build/doc/kccm/index.html"
 
 PHONY += check
 check: rustfmtcheck shellcheck kernel-doc
@@ -90,10 +84,12 @@ PHONY += kernel-doc
 kernel-doc: setup
 	@$(with_env) $(PYTHON) "$$KCCM_KDIR/source/tools/docs/kernel-doc" -none -Wall -Werror include/kccm.h
 
+# The functions that are exported are written in Rust: no C can stand before
+# their EXPORT_SYMBOL.
 PHONY += checkpatch
 checkpatch: setup
 	@$(with_env) "$$KCCM_KDIR/source/scripts/checkpatch.pl" --no-tree --terse --strict \
-		--summary-file --file $$(find . -name '*.[ch]' ! -name '*.mod.c' ! -path './build/*' | sort)
+		--ignore EXPORT_SYMBOL --summary-file --file $$(find . -name '*.[ch]' ! -name '*.mod.c' ! -path './build/*' | sort)
 
 # Without a kernel's help: it may be gone by then.
 PHONY += clean

@@ -78,7 +78,7 @@ last_line() {
 # prepare_NAME (optional) asks the user what must be asked before that; and
 # describe_NAME (optional) says from the log, in a few words, what it is at.
 #
-# When a step fails, its log's last step_tail lines are shown.
+# When a step fails, `tail -n $step_tail` of its log is shown.
 steps_total=1
 step_number=0
 step_tail=15

@@ -20,6 +20,8 @@ from .switch import Switch
 
 PORT = 7700
 SYSFS = "/sys/kernel/kccm"
+# The module's default.
+DEAD_MS = 3000
 
 BOOT_SECONDS = 60.0
 CONNECT_SECONDS = 30.0
@@ -146,13 +148,29 @@ class Cluster:
 
     # KCCM.
 
+    @property
+    def dead_ms(self) -> int:
+        """After how long a silence a node is held dead, unless loaded otherwise."""
+        return round(scaled(DEAD_MS))
+
     def peers(self, family: int = 4) -> str:
         """The ``peers`` parameter that names all nodes of this cluster."""
         return ",".join(f"{node}={address(node, family)}" for node in range(len(self)))
 
     def parameters(self, node: int, *, family: int = 4, **extra: object) -> str:
-        """The parameters with which ``node`` loads KCCM; ``extra`` adds or replaces some."""
-        values = {"node_id": node, "peers": self.peers(family), "cluster": self.name, **extra}
+        """The parameters with which ``node`` loads KCCM; ``extra`` adds or replaces some.
+
+        Where everything takes longer, nodes have more time before they are held
+        dead: the default times KCCM_TIMEOUT_SCALE.
+        """
+        values: dict[str, object] = {
+            "node_id": node,
+            "peers": self.peers(family),
+            "cluster": self.name,
+        }
+        if self.dead_ms != DEAD_MS:
+            values["dead_ms"] = self.dead_ms
+        values.update(extra)
         return " ".join(f"{name}={value}" for name, value in values.items())
 
     def load(self, node: int, *, family: int = 4, **extra: object) -> None:

@@ -1,37 +1,62 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# modules.sh: builds the modules for the guests, against the kernel that
-# build/env.sh names: for flavour base in the checkout, as `make` does; for
-# flavour debug, which must not mix with those, in a copy in build/debug.
+# modules.sh: builds the modules against the kernel that build/env.sh names.
 #
-#   modules.sh FLAVOUR [MAKE ARGUMENTS]
+#   modules.sh PURPOSE [MAKE ARGUMENTS]
+#
+# PURPOSE is base, for the guests: in the checkout, as `make` does; or another,
+# each in a copy of its own so that it does not mix with those: debug, for the
+# guests with the debug kernel, in build/debug; clippy; doc, for build/doc.
 
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../lib.sh"
 set -euo pipefail
 
-[ $# -ge 1 ] || die "usage: modules.sh FLAVOUR [MAKE ARGUMENTS]"
-flavour=$1
+[ $# -ge 1 ] || die "usage: modules.sh PURPOSE [MAKE ARGUMENTS]"
+purpose=$1
 shift
-arguments=(-j"$(nproc)" "$@" modules)
 
 # shellcheck source=/dev/null
 . "$KCCM_BUILD/env.sh"
-case $flavour in
-base) kdir=$KCCM_KDIR ;;
+
+copy=
+kdir=$KCCM_KDIR
+arguments=(-j"$(nproc)" "$@")
+case $purpose in
+base)
+	title="modules"
+	;;
 debug)
+	title="modules for the debug kernel"
+	copy=$KCCM_BUILD/debug
 	kdir=${KCCM_KDIR_DEBUG:-}
 	[ -n "$kdir" ] || die "There is no debug kernel." "Build it:  scripts/setup.sh --debug-kernel"
-	arguments=(M="$KCCM_BUILD/debug" "${arguments[@]}")
 	;;
-*) die "FLAVOUR=$flavour: it must be base or debug." ;;
+clippy)
+	title="clippy"
+	copy=$KCCM_BUILD/clippy
+	arguments+=(CLIPPY=1 KRUSTFLAGS=-Dwarnings)
+	command -v clippy-driver >/dev/null ||
+		die "This Rust toolchain has no clippy." "With rustup:  rustup component add clippy"
+	;;
+doc)
+	title="documentation"
+	copy=$KCCM_BUILD/doc.tree
+	arguments+=(RUSTC_OR_CLIPPY="$KCCM_ROOT/scripts/rustdoc.sh" RUSTC_OR_CLIPPY_QUIET=RUSTDOC)
+	# What kbuild does not compile again is not documented again.
+	[ -e "$KCCM_BUILD/doc/index.html" ] || rm -rf "$copy"
+	;;
+*)
+	die "There is no purpose $purpose: it must be base, debug, clippy or doc."
+	;;
 esac
+[ -z "$copy" ] || arguments+=(M="$copy")
 
 # Kbuild knows what is to be done: it is always asked, once.
 asked=
 check_modules() {
-	step_title="modules for the $flavour kernel"
+	step_title=$title
 	[ -n "$asked" ] || {
 		asked=yes
 		return 1
@@ -39,11 +64,11 @@ check_modules() {
 }
 
 do_modules() {
-	if [ "$flavour" = debug ]; then
+	if [ -n "$copy" ]; then
 		# What kbuild makes is excluded, and so stays in the copy.
-		rsync -a --delete --filter=':- .gitignore' --exclude=/.git "$KCCM_ROOT/" "$KCCM_BUILD/debug/"
+		rsync -a --delete --filter=':- .gitignore' --exclude=/.git "$KCCM_ROOT/" "$copy/"
 	fi
-	"$KCCM_ROOT/scripts/kernel/make.sh" "$kdir" "${arguments[@]}"
+	"$KCCM_ROOT/scripts/kernel/make.sh" "$kdir" "${arguments[@]}" modules
 }
 
 describe_modules() {
@@ -55,7 +80,7 @@ trap end_progress EXIT
 
 own_build
 mkdir -p "$KCCM_LOGS"
-step_tail=100
-step modules "modules-$flavour"
-# A warning must not go unseen.
-grep -A 20 -E '^(.*: )?warning(:|\[)' "$KCCM_LOGS/modules-$flavour.log" || true
+# Messages of the compiler are of use only in full.
+step_tail=+1
+step modules "modules-$purpose"
+grep -A 20 -E '^(.*: )?warning(:|\[)' "$KCCM_LOGS/modules-$purpose.log" || true
