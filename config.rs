@@ -20,6 +20,9 @@ pub(crate) type NodeId = u16;
 /// Node ids are smaller than this. `include/kccm.h` says the same.
 pub(crate) const MAX_NODES: usize = 256;
 
+/// What `dead_ms` can be, here and at a peer.
+pub(crate) const DEAD_MS: core::ops::RangeInclusive<u32> = 100..=3_600_000;
+
 /// The name of a cluster: 1 to 64 printable ASCII characters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClusterName {
@@ -136,7 +139,12 @@ impl Limits {
             ("rcall_bytes", self.rcall_bytes, 4096, 1 << 40),
             ("max_long_handlers", self.max_long_handlers.into(), 1, 1024),
             ("listeners", self.listeners.into(), 1, 64),
-            ("dead_ms", self.dead_ms.into(), 100, 3_600_000),
+            (
+                "dead_ms",
+                self.dead_ms.into(),
+                u64::from(*DEAD_MS.start()),
+                u64::from(*DEAD_MS.end()),
+            ),
             ("handshake_ms", self.handshake_ms.into(), 100, 60_000),
             ("backoff_min_ms", self.backoff_min_ms.into(), 10, 60_000),
             ("backoff_max_ms", self.backoff_max_ms.into(), 10, 60_000),

@@ -163,18 +163,13 @@ impl Events {
         let mut subscriptions = self.subscriptions.lock();
         for subscription in subscriptions.iter_mut() {
             for peer in node.peers() {
-                let now = peer.snapshot();
+                let (epoch, incarnation) = peer.announced();
                 let belief = &mut subscription.beliefs[usize::from(peer.id)];
-                if belief.epoch == now.epoch {
+                if belief.epoch == epoch {
                     continue;
                 }
-                let before = core::mem::replace(
-                    belief,
-                    Belief {
-                        epoch: now.epoch,
-                        incarnation: now.incarnation,
-                    },
-                );
+                let now = Belief { epoch, incarnation };
+                let before = core::mem::replace(belief, now);
                 let subscriber = &subscription.subscriber;
                 if before.epoch != 0 {
                     subscriber.event(peer.id, Event::Down, before.incarnation);

@@ -36,7 +36,8 @@
 //!    `Tx::queue`, `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`,
 //!    `Waiter::answer`. Waking somebody is allowed under each.
 //!
-//! Nothing is allocated or freed under a spin lock, and no handler, subscriber or link is called.
+//! Under a spin lock nothing is allocated, nothing freed but a waiter that has been told, and no
+//! handler, subscriber or link called.
 //!
 //! # Memory
 //!

@@ -83,6 +83,13 @@ use kernel::sync::{
 /// What one connection may have read before it is the next one's turn, bytes.
 const TURN: usize = 256 << 10;
 
+/// What one connection may take before it is the next one's turn, milliseconds. It can take longer by
+/// one short handler.
+const TURN_MS: Millis = 2;
+
+/// How many connections are accepted before others are served.
+const ACCEPTS: u32 = 32;
+
 /// How long to wait before trying again what failed for want of memory, milliseconds.
 const MEMORY_PAUSE: Millis = 10;
 
@@ -167,7 +174,7 @@ impl Queues {
 
     /// The listener that a peer belongs to.
     pub(crate) fn home(&self, peer: NodeId) -> u32 {
-        u32::from(peer) % self.count()
+        u32::from(peer).checked_rem(self.count()).unwrap_or(0)
     }
 
     /// Has a connection served. Any context.
@@ -223,6 +230,7 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
         index,
         starved: List::new(),
         accept_later: false,
+        just_accepted: false,
     };
     loop {
         match listener.wait(queue) {
@@ -272,15 +280,20 @@ struct Listener<'a> {
     starved: List<Conn>,
     /// Accepting did not work, and is to be tried again.
     accept_later: bool,
+    /// What was done last, so that connections that come in do not hold up those that are there.
+    just_accepted: bool,
 }
 
 impl Listener<'_> {
     fn wait(&mut self, queue: &Queue) -> Wake {
         let mut ready = queue.ready.lock();
         loop {
-            if core::mem::take(&mut ready.accept) {
+            if ready.accept && (!self.just_accepted || ready.conns.is_empty()) {
+                ready.accept = false;
+                self.just_accepted = true;
                 return Wake::Accept;
             }
+            self.just_accepted = false;
             if let Some(entry) = ready.conns.pop_front() {
                 drop(ready);
                 // From here on it can be put on the list again.
@@ -308,7 +321,7 @@ impl Listener<'_> {
     // ---- Connections that come in.
 
     fn accept(&mut self) {
-        loop {
+        for _ in 0..ACCEPTS {
             match self.node.accept() {
                 Ok(Some(conn)) => {
                     if let Err(e) = conn.start() {
@@ -329,6 +342,7 @@ impl Listener<'_> {
                 }
             }
         }
+        self.node.queues.accept();
     }
 
     // ---- One connection.
@@ -340,6 +354,7 @@ impl Listener<'_> {
         }
         let served = {
             let mut rx = conn.rx.lock();
+            rx.turn_ends = clock::now() + TURN_MS;
             let served = match conn.failure() {
                 None => self.advance(&conn, &mut rx),
                 Some(_) => Ok(Served::Idle),
@@ -374,7 +389,16 @@ impl Listener<'_> {
             Phase::Dialing(peer) | Phase::AwaitAnswer(peer) | Phase::Open(peer) => {
                 self.node.lost(&peer, conn, error, None);
             }
-            Phase::AwaitHello | Phase::Greeted(_) => self.node.drop_pending(conn),
+            Phase::AwaitHello | Phase::Greeted(_) => {
+                // If it was this node that ended it, that has been logged.
+                if self.node.drop_pending(conn) && log::allowed() {
+                    pr_warn!(
+                        "node {}: {} ended without a greeting\n",
+                        self.node.id(),
+                        Addr(conn.remote)
+                    );
+                }
+            }
             Phase::Closed => {}
         }
     }
@@ -397,7 +421,7 @@ impl Listener<'_> {
             match self.take(conn, rx)? {
                 Taken::Wanting => {}
                 Taken::Starved => return Ok(Served::Starved),
-                Taken::Elsewhere => return Ok(Served::More),
+                Taken::TurnOver => return Ok(Served::More),
             }
             if conn.failure().is_some() {
                 return Ok(Served::Idle);
@@ -430,7 +454,7 @@ impl Listener<'_> {
                     let home = self.node.queues.home(hello::claimed_id(&bytes));
                     if home != self.index {
                         conn.set_home(home);
-                        return Ok(Taken::Elsewhere);
+                        return Ok(Taken::TurnOver);
                     }
                 }
                 Phase::Greeted(bytes) => {
@@ -522,11 +546,12 @@ impl Listener<'_> {
             old.fail(ECONNRESET, Some(Bye::Replaced));
             self.node.lost(peer, &old, ECONNRESET, None);
         }
-        let granted = peer.accepted(conn, greeting).ok_or(ECANCELED)?;
+        let granted = peer.accepting().ok_or(ECANCELED)?;
         let welcome = hello::welcome(&self.node.identity, &greeting.peer, granted);
-        if let Err(e) = conn.greet(&welcome) {
-            self.node.lost(peer, conn, e, None);
-            return Err(e);
+        // Before anybody can send a frame.
+        conn.greet(&welcome)?;
+        if !peer.accepted(conn, greeting) {
+            return Err(ECANCELED);
         }
         self.node.established(peer, conn, greeting);
         Ok(())
@@ -571,6 +596,9 @@ impl Listener<'_> {
             if conn.failure().is_some() {
                 return Ok(Taken::Wanting);
             }
+            if clock::now() >= rx.turn_ends {
+                return Ok(Taken::TurnOver);
+            }
             let held = match rx.held.take() {
                 Some(held) => self.pass_on(held),
                 None => match rx.assembler.next(self.node.identity.bounds) {
@@ -578,12 +606,14 @@ impl Listener<'_> {
                     Ok(None) => return Ok(Taken::Wanting),
                     Err(Stop::NoMemory) => return Ok(Taken::Starved),
                     Err(Stop::Malformed(what)) => {
-                        pr_warn!(
-                            "node {}: node {} sent a malformed frame ({:?}): disconnected\n",
-                            self.node.id(),
-                            peer.id,
-                            what
-                        );
+                        if log::allowed() {
+                            pr_warn!(
+                                "node {}: node {} sent a malformed frame ({:?}): disconnected\n",
+                                self.node.id(),
+                                peer.id,
+                                what
+                            );
+                        }
                         conn.fail(EPROTO, Some(Bye::Protocol));
                         return Ok(Taken::Wanting);
                     }
@@ -643,7 +673,9 @@ impl Listener<'_> {
             Header::Credit { lane, limit } => peer.granted(lane, limit)?,
             Header::Ping => {}
             Header::Bye(why) => {
-                pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
+                if log::allowed() {
+                    pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
+                }
                 return Err(match why {
                     Bye::Protocol => EPROTO,
                     Bye::Stopping | Bye::AdminDown => ESHUTDOWN,
@@ -669,6 +701,6 @@ enum Taken {
     Wanting,
     /// There was no memory for the next.
     Starved,
-    /// Another listener goes on.
-    Elsewhere,
+    /// It goes on at the next turn, perhaps another listener's.
+    TurnOver,
 }

@@ -46,6 +46,7 @@ use crate::rcall::handlers::{
     Handler,
     Handlers, //
 };
+use crate::rcall::pool;
 use crate::rcall::pool::Pool;
 use crate::recovery;
 use crate::recovery::Recovery;
@@ -72,8 +73,12 @@ use kernel::sync::{
     Mutex, //
 };
 
-/// Connections that have come in and not yet greeted: at most so many, beside one for each peer.
-const MAX_PENDING: usize = 64;
+/// Connections that have come in from elsewhere than a peer's address and not yet greeted: at most so
+/// many. Those from peers' addresses have places of their own.
+const MAX_STRANGERS: usize = 64;
+
+/// How many connections that come to nothing are accepted in a row.
+const ACCEPTS: usize = 32;
 
 /// A connection that has come in and not yet greeted.
 struct Pending {
@@ -206,7 +211,7 @@ impl Node {
         let Some(port) = &*port else {
             return Ok(None);
         };
-        loop {
+        for _ in 0..ACCEPTS {
             match port.accept() {
                 Ok((link, remote)) => {
                     if let Some(conn) = self.admit_pending(link, remote)? {
@@ -214,15 +219,26 @@ impl Node {
                     }
                 }
                 Err(e) if e == EAGAIN => return Ok(None),
+                // It has gone again already.
+                Err(e) if e == ENOTCONN || e == ECONNABORTED => {}
                 Err(e) => return Err(e),
             }
         }
+        // Others want to be served, too.
+        self.queues.accept();
+        Ok(None)
     }
 
     /// Enters a connection among those that have yet to greet; `None` if there are too many.
     fn admit_pending(&self, link: KBox<dyn Link>, remote: SocketAddr) -> Result<Option<Arc<Conn>>> {
         let mut pending = self.pending.lock();
-        if pending.len() >= MAX_PENDING + MAX_NODES {
+        let is_peer = |ip| self.peers.iter().any(|p| p.addr.ip() == ip);
+        let known = is_peer(remote.ip());
+        let alike = pending
+            .iter()
+            .filter(|p| is_peer(p.conn.remote.ip()) == known)
+            .count();
+        if alike >= if known { MAX_NODES } else { MAX_STRANGERS } {
             drop(pending);
             link.close(false);
             if log::allowed() {
@@ -247,13 +263,13 @@ impl Node {
         Ok(Some(conn))
     }
 
-    /// A connection has greeted, or has ended.
-    pub(crate) fn drop_pending(&self, conn: &Arc<Conn>) {
+    /// A connection has greeted, or has ended. Returns whether it was among those that had not.
+    pub(crate) fn drop_pending(&self, conn: &Arc<Conn>) -> bool {
         let mut pending = self.pending.lock();
         let index = pending.iter().position(|p| Arc::ptr_eq(&p.conn, conn));
         let removed = index.and_then(|i| pending.remove(i).ok());
         drop(pending);
-        drop(removed);
+        removed.is_some()
     }
 
     /// Ends all connections that have not greeted.
@@ -277,6 +293,10 @@ impl Node {
             if until > now {
                 return until;
             }
+            if !self.drop_pending(&conn) {
+                // It has greeted just in time.
+                continue;
+            }
             if log::allowed() {
                 pr_warn!(
                     "node {}: {} did not greet within {} ms: closed\n",
@@ -285,7 +305,6 @@ impl Node {
                     self.limits().handshake_ms
                 );
             }
-            self.drop_pending(&conn);
             conn.hang_up(ETIMEDOUT);
         }
     }
@@ -302,6 +321,7 @@ impl Node {
             greeting.peer.incarnation
         );
         peer.regrant(conn);
+        peer.announce();
         self.recovery.wake();
         self.ups.notify_all();
         self.events.changed();
@@ -318,6 +338,7 @@ impl Node {
         if let Some(ended) = peer.lost(conn, error, refusal) {
             self.calls.fail(Some(peer.id), EHOSTDOWN);
             self.endpoint.fail_source(peer.id, EHOSTDOWN);
+            peer.announce();
             pr_info!(
                 "node {}: lost node {} (incarnation {:016x}): {:?}\n",
                 self.id(),
@@ -432,6 +453,7 @@ pub(crate) struct Running {
     listeners: KVec<Thread>,
     recovery: Option<Thread>,
     events: Option<Thread>,
+    foreman: Option<Thread>,
 }
 
 impl Running {
@@ -446,9 +468,10 @@ impl Running {
         // From here on `drop()` takes back whatever has been done.
         let mut running = Self {
             node: node.clone(),
-            listeners: KVec::new(),
+            listeners: KVec::with_capacity(node.queues.count() as usize, GFP_KERNEL)?,
             recovery: None,
             events: None,
+            foreman: None,
         };
         let id = node.id();
         for index in 0..node.queues.count() {
@@ -461,6 +484,10 @@ impl Running {
         let arg = node.clone();
         running.events = Some(Thread::spawn(fmt!("kccm{id}/events"), move || {
             events::run(&arg)
+        })?);
+        let arg = node.clone();
+        running.foreman = Some(Thread::spawn(fmt!("kccm{id}/foreman"), move || {
+            pool::run(&arg)
         })?);
         let addr = node.me().addr;
         let notify = KBox::new(PortCaller(node.queues.clone()), GFP_KERNEL)?;
@@ -515,6 +542,7 @@ impl Drop for Running {
         node.calls.fail(None, ESHUTDOWN);
         node.endpoint.close();
         node.ups.notify_all();
+        self.foreman = None;
         node.pool.join();
         node.events.stop();
         self.events = None;

@@ -156,9 +156,7 @@ pub(crate) fn serve(node: &Arc<Node>, call: Incoming) -> Result<(), Incoming> {
         }
         Class::Long => match pool::Job::new(call, running) {
             Ok(job) => {
-                if node.pool.submit(job) {
-                    node.recovery.wake();
-                }
+                node.pool.submit(job);
                 Ok(())
             }
             Err(call) => Err(call),
@@ -226,9 +224,9 @@ pub(crate) struct Success {
 impl Node {
     /// Makes an asynchronous call. See `kccm_rcall()`.
     pub(crate) fn rcall(&self, dst: NodeId, func: u32, args: &[u8], timeout: Timeout) -> Result {
-        let len = self.check_args(dst, args.len(), 0)?;
+        let (len, epoch) = self.check_args(dst, args.len(), 0)?;
         let frame = call_frame(Header::Call { func, len }, args)?;
-        self.place_call(dst, call_cost(len, 0), frame, timeout)
+        self.place_call(dst, epoch, call_cost(len, 0), frame, timeout)
     }
 
     /// Makes a synchronous call. See `kccm_rcall_sync()`.
@@ -247,7 +245,7 @@ impl Node {
             return Err(EDEADLK.into());
         }
         let started = clock::now();
-        let len = self.check_args(dst, args.len(), reply.len())?;
+        let (len, epoch) = self.check_args(dst, args.len(), reply.len())?;
         let reply_max = reply.len() as u32;
         let call = self.calls.begin(dst)?;
         let header = Header::CallSync {
@@ -257,31 +255,35 @@ impl Node {
             len,
         };
         let frame = call_frame(header, args)?;
-        self.place_call(dst, call_cost(len, reply_max), frame, timeout)?;
+        self.place_call(dst, epoch, call_cost(len, reply_max), frame, timeout)?;
         let answer = call.wait(timeout.left(started))?;
         judge(answer, reply)
     }
 
-    /// Checks what a call would need to be carried; the length of its arguments.
-    fn check_args(&self, dst: NodeId, args: usize, reply: usize) -> Result<u32> {
+    /// Checks what a call would need to be carried. Returns the length of its arguments, and the
+    /// session that it can be made in.
+    fn check_args(&self, dst: NodeId, args: usize, reply: usize) -> Result<(u32, u64)> {
         let peer = self.peer(dst).ok_or(EINVAL)?;
-        let max = peer.bounds().ok_or(EHOSTDOWN)?.rcall;
-        if args > max as usize || reply > max as usize {
+        let (bounds, epoch) = peer.bounds().ok_or(EHOSTDOWN)?;
+        let max = bounds.rcall as usize;
+        if args > max || reply > max {
             return Err(EMSGSIZE);
         }
-        Ok(args as u32)
+        Ok((args as u32, epoch))
     }
 
     fn place_call(
         &self,
         dst: NodeId,
+        epoch: u64,
         cost: u64,
         frame: ListArc<OutFrame>,
         timeout: Timeout,
     ) -> Result {
         let peer = self.peer(dst).ok_or(EINVAL)?;
         let bytes = frame.payload_len() as u64;
-        let conn = peer.admit(Lane::Calls, cost, timeout, !self.queues.is_listener())?;
+        let may_wait = !self.queues.is_listener();
+        let conn = peer.admit(epoch, Lane::Calls, cost, timeout, may_wait)?;
         conn.transmit(frame)?;
         peer.stats.tx_rcalls.inc();
         peer.stats.tx_bytes.add(bytes);
@@ -321,7 +323,8 @@ fn judge(answer: Reply, reply: &mut [u8]) -> Result<Success, Failure> {
         error,
         status: answer.status,
         needed: match answer.outcome {
-            Outcome::Ran | Outcome::ReplyTooLong => Some(answer.needed as usize),
+            Outcome::Ran => Some(len),
+            Outcome::ReplyTooLong => Some(answer.needed as usize),
             _ => None,
         },
     })

@@ -13,8 +13,6 @@
 //! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
 //! long as it takes.
-//!
-//! It also makes threads for long handlers, which the listener has no time for.
 
 use crate::conn::peer::Peer;
 use crate::conn::state::Action;
@@ -120,14 +118,6 @@ pub(crate) fn run(node: &Arc<Node>) {
             deadline = deadline.min(next);
         }
         deadline = deadline.min(node.expire_pending());
-        if let Err(e) = node.pool.hire(node) {
-            pr_warn!(
-                "node {}: no thread for a long handler: {:?}, trying again\n",
-                node.id(),
-                e
-            );
-            deadline = deadline.min(clock::now() + 100);
-        }
     }
 }
 
@@ -155,8 +145,9 @@ fn dial(node: &Arc<Node>, peer: &Arc<Peer>) -> Result {
     let home = node.queues.home(peer.id);
     let phase = Phase::Dialing(peer.clone());
     let conn = Conn::new(link, peer.addr, node.queues.clone(), home, phase)?;
-    peer.dialing(&conn);
-    if let Err(e) = conn.start() {
+    if !peer.dialing(&conn) {
+        conn.fail(ECANCELED, None);
+    } else if let Err(e) = conn.start() {
         conn.fail(e, None);
     }
     Ok(())
@@ -170,14 +161,15 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         // It is the listener here that does not get round to it, not the peer that is silent.
         conn.hear();
     }
-    let dies = conn.last_heard() + dead_ms;
+    let heard = conn.last_heard();
+    let dies = heard + dead_ms;
     if now >= dies {
         if conn.failure().is_none() {
             pr_warn!(
                 "node {}: node {} has been silent for {} ms: disconnected\n",
                 node.id(),
                 peer.id,
-                now - conn.last_heard()
+                now.saturating_sub(heard)
             );
         }
         conn.fail(ETIMEDOUT, None);

@@ -325,7 +325,7 @@ impl Node {
     /// Sends a message. See `kccm_send()`.
     pub(crate) fn send(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
         let peer = self.peer(dst).ok_or(EINVAL)?;
-        let bounds = peer.bounds().ok_or(EHOSTDOWN)?;
+        let (bounds, epoch) = peer.bounds().ok_or(EHOSTDOWN)?;
         let len = u32::try_from(buf.len())
             .ok()
             .filter(|&len| len <= bounds.message)
@@ -334,7 +334,8 @@ impl Node {
         bytes.extend_from_slice(buf, GFP_KERNEL)?;
         let frame = OutFrame::new(Header::Message { tag, len }, bytes, None)?;
         let cost = message_cost(len);
-        let conn = peer.admit(Lane::Messages, cost, timeout, !self.queues.is_listener())?;
+        let may_wait = !self.queues.is_listener();
+        let conn = peer.admit(epoch, Lane::Messages, cost, timeout, may_wait)?;
         conn.transmit(frame)?;
         peer.stats.tx_messages.inc();
         peer.stats.tx_bytes.add(len.into());

@@ -113,7 +113,7 @@ static PEER: [Attr<NodePeer>; 16] = [
         f.write_fmt(fmt!("{}\n", Addr(p.peer.addr)))
     }),
     Attr::read(c"incarnation", |p, f| {
-        f.write_fmt(fmt!("{:016x}\n", p.peer.incarnation()))
+        f.write_fmt(fmt!("{:016x}\n", p.peer.snapshot().incarnation))
     }),
     Attr::read(c"tx_messages", |p, f| count(f, &p.peer.stats.tx_messages)),
     Attr::read(c"rx_messages", |p, f| count(f, &p.peer.stats.rx_messages)),

@@ -177,9 +177,12 @@ impl Receiver {
         }
     }
 
-    /// The total to grant, when it is worth telling: a quarter of the window is new.
+    /// The total to grant, when it is worth telling: a quarter of the window is new, or less than that
+    /// is left to the sender.
     pub(crate) fn worth_granting(&mut self) -> Option<u64> {
-        if self.limit() - self.granted < self.window.div_ceil(4) {
+        let quarter = self.window.div_ceil(4);
+        let left = self.granted - self.received;
+        if left >= quarter && self.limit() - self.granted < quarter {
             return None;
         }
         self.regrant()
@@ -423,8 +426,9 @@ mod tests {
         // A third connection: all of it is carried, and all of it comes free.
         assert_eq!(receiver.restart(), 0);
         assert_eq!(receiver.queued(), 1000);
+        // Nothing is left to the sender, so whatever comes free is granted.
         receiver.release(249, true);
-        assert_eq!(receiver.worth_granting(), None);
+        assert_eq!(receiver.worth_granting(), Some(249));
         receiver.release(1, true);
         assert_eq!(receiver.worth_granting(), Some(250));
         receiver.receive(250).map_err(|_| EPROTO)?;

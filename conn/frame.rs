@@ -257,12 +257,26 @@ impl Header {
             kind => return Err(Malformed::Kind(kind)),
         };
         header.check_len(len, bounds)?;
+        header.check_reply()?;
         // What the header does not express must be as it would be sent.
         let again = header.to_wire(wire.seq.get(), wire.ack.get());
         if again.as_bytes() != bytes {
             return Err(Malformed::Field);
         }
         Ok(header)
+    }
+
+    /// Only of a reply that was not sent is the length another than what there is.
+    fn check_reply(&self) -> Result<(), Malformed> {
+        match *self {
+            Header::Reply {
+                outcome,
+                needed,
+                len,
+                ..
+            } if outcome != Outcome::ReplyTooLong && needed != len => Err(Malformed::Field),
+            _ => Ok(()),
+        }
     }
 
     fn check_len(&self, len: u32, bounds: Bounds) -> Result<(), Malformed> {
@@ -675,7 +689,10 @@ pub(crate) mod tests {
                                 id,
                                 outcome,
                                 status,
-                                needed: tag,
+                                needed: match outcome {
+                                    Outcome::ReplyTooLong => tag,
+                                    _ => len,
+                                },
                                 len,
                             });
                         }
@@ -710,6 +727,27 @@ pub(crate) mod tests {
         assert_eq!(wrong, 0);
     }
 
+    /// Who reads a reply of the length that it is said to have finds that much.
+    #[test]
+    fn length_of_a_reply_is_what_it_says() {
+        for outcome in OUTCOMES {
+            for (needed, len) in [(0, 1), (1, 0), (u32::MAX, 0), (3, 2)] {
+                let header = Header::Reply {
+                    id: 1,
+                    outcome,
+                    status: -1,
+                    needed,
+                    len,
+                };
+                let expected = match outcome {
+                    Outcome::ReplyTooLong => Ok(header),
+                    _ => Err(Malformed::Field),
+                };
+                assert_eq!(Header::parse(&header.encode(), BOUNDS), expected);
+            }
+        }
+    }
+
     #[test]
     fn length_is_limited_by_kind() {
         use Malformed::TooLong;
@@ -726,6 +764,7 @@ pub(crate) mod tests {
         for (kind, max) in limits {
             let with = |len| Drawn {
                 len,
+                tag: if kind == 4 { len } else { 0 },
                 ..Drawn::new(kind)
             };
             for len in [0, 1, max.saturating_sub(1), max] {
@@ -751,6 +790,7 @@ pub(crate) mod tests {
                 let parse = |len| {
                     let drawn = Drawn {
                         len,
+                        tag: if kind == 4 { len } else { 0 },
                         ..Drawn::new(kind)
                     };
                     Header::parse(&drawn.bytes(), bounds)

@@ -32,6 +32,7 @@ use super::frame::Bounds;
 use crate::config::{
     ClusterName,
     NodeId,
+    DEAD_MS,
     MAX_NODES, //
 };
 use core::net::IpAddr;
@@ -370,7 +371,7 @@ fn read(wire: &Wire) -> Option<Greeting> {
     let sane = usize::from(wire.from.get()) < MAX_NODES
         && usize::from(wire.to.get()) < MAX_NODES
         && wire.incarnation.get() != 0
-        && wire.dead_ms.get() != 0
+        && DEAD_MS.contains(&wire.dead_ms.get())
         && windows[0] >= least_window(message_cost(bounds.message))
         && windows[1] >= least_window(call_cost(bounds.rcall, bounds.rcall))
         && windows.iter().all(|&w| w <= 1 << 40)
@@ -430,7 +431,7 @@ mod tests {
             id,
             cluster: ClusterName::new(b"prod-1").ok_or(EINVAL)?,
             incarnation,
-            dead_ms: 0x0101_0202,
+            dead_ms: 0x0012_3456,
             bounds: Bounds {
                 message: 0x0030_3132,
                 rcall: 0x0003_4142,
@@ -485,6 +486,11 @@ mod tests {
         let mut again = drawn(wire.kind, 0, &greeting.peer, &to);
         again[32..40].copy_from_slice(&bytes[32..40]);
         again == *bytes
+    }
+
+    fn sane_dead_ms(bytes: &Bytes) -> bool {
+        let wire: Wire = zerocopy::transmute!(*bytes);
+        DEAD_MS.contains(&wire.dead_ms.get())
     }
 
     /// A `Hello` to [`HIGH`], and what that node sees and knows of who sent it. At first it is good.
@@ -622,7 +628,15 @@ mod tests {
             f(8, &id.to_le_bytes(), false)?;
             f(10, &id.to_le_bytes(), false)?;
         }
-        for (ms, kept) in [(0, false), (1, true), (u32::MAX, true)] {
+        let (first, last) = (*DEAD_MS.start(), *DEAD_MS.end());
+        for (ms, kept) in [
+            (0, false),
+            (first - 1, false),
+            (first, true),
+            (last, true),
+            (last + 1, false),
+            (u32::MAX, false),
+        ] {
             f(12, &ms.to_le_bytes(), kept)?;
         }
         f(16, &0_u64.to_le_bytes(), false)?;
@@ -946,6 +960,7 @@ mod tests {
                 6 | 7 | 9 | 11 => refusal == Some(Malformed),
                 8 | 10 => refusal == Some(UnknownId),
                 // What the peer says of itself is believed, if it makes sense, and to the letter.
+                12..=15 if !sane_dead_ms(&hello.bytes) => refusal == Some(Malformed),
                 12..=39 => hello.is_accepted()?,
                 40..=79 => hello.is_accepted()? || refusal == Some(Malformed),
                 _ => matches!(refusal, Some(Cluster | Malformed)),
@@ -1087,6 +1102,7 @@ mod tests {
                 0..=3 | 6 | 7 | 9 | 11 => judged == Err(Malformed),
                 4 | 5 => judged == Err(Version),
                 8 | 10 | 24..=31 => judged == Err(UnknownId),
+                12..=15 if !sane_dead_ms(&bytes) => judged == Err(Malformed),
                 12..=23 | 32..=39 => judged == Ok(None),
                 40..=79 => matches!(judged, Ok(None) | Err(Malformed)),
                 _ => matches!(judged, Err(Cluster | Malformed)),

@@ -83,6 +83,8 @@ pub(crate) enum Phase {
 pub(crate) struct Rx {
     /// How far the connection has come.
     pub(crate) phase: Phase,
+    /// When it is another connection's turn to be served.
+    pub(crate) turn_ends: Millis,
     /// Bytes on their way to become frames.
     pub(crate) assembler: Assembler,
     /// What could not be handled for want of memory. Nothing is read past it.
@@ -143,6 +145,7 @@ impl Conn {
     ) -> Result<Arc<Self>> {
         let rx = Rx {
             phase,
+            turn_ends: 0,
             assembler: Assembler::new()?,
             held: None,
         };

@@ -169,6 +169,8 @@ struct Inner {
     session: Option<Session>,
     /// Which session it is, from 1; also when it is over.
     epoch: u64,
+    /// The session that subscribers may be told of, and the peer's incarnation in it; 0 for none.
+    announced: (u64, u64),
     /// The peer's last known incarnation, or 0.
     incarnation: u64,
     recv: [Receiver; 2],
@@ -207,6 +209,7 @@ pub(crate) struct Snapshot {
     /// Where the connection stands.
     pub(crate) state: State,
     /// The session, 0 when there is none.
+    #[cfg(KCCM_KUNIT)]
     pub(crate) epoch: u64,
     /// The last known incarnation, or 0.
     pub(crate) incarnation: u64,
@@ -231,6 +234,7 @@ impl Peer {
             conn: None,
             session: None,
             epoch: 0,
+            announced: (0, 0),
             incarnation: 0,
             recv: [
                 Receiver::new(limits.queue_bytes),
@@ -262,6 +266,7 @@ impl Peer {
         let state = inner.machine.state();
         Snapshot {
             state,
+            #[cfg(KCCM_KUNIT)]
             epoch: inner.session.as_ref().map_or(0, |_| inner.epoch),
             incarnation: inner.incarnation,
             last_error: inner.last_error,
@@ -286,13 +291,16 @@ impl Peer {
         Some((session.conn.clone(), session.peer.peer.dead_ms.into()))
     }
 
-    /// The longest frames that both sides accept, `None` while not connected.
-    pub(crate) fn bounds(&self) -> Option<Bounds> {
-        let theirs = self.inner.lock().session.as_ref()?.peer.peer.bounds;
-        Some(Bounds {
+    /// The longest frames that both sides accept, and the session that this holds for; `None` while
+    /// not connected.
+    pub(crate) fn bounds(&self) -> Option<(Bounds, u64)> {
+        let inner = self.inner.lock();
+        let theirs = inner.session.as_ref()?.peer.peer.bounds;
+        let bounds = Bounds {
             message: theirs.message.min(self.own.message),
             rcall: theirs.rcall.min(self.own.rcall),
-        })
+        };
+        Some((bounds, inner.epoch))
     }
 
     // ---- The state machine.
@@ -320,12 +328,20 @@ impl Peer {
         (action, inner.conn.clone())
     }
 
-    /// An attempt to connect begins.
-    pub(crate) fn dialing(&self, conn: &Arc<Conn>) {
+    /// An attempt to connect begins. Returns whether it is still wanted.
+    pub(crate) fn dialing(&self, conn: &Arc<Conn>) -> bool {
         self.stats.attempts.inc();
-        let old = self.inner.lock().conn.replace(conn.clone());
-        // Perhaps the last reference, which must not go under the lock.
-        drop(old);
+        let mut inner = self.inner.lock();
+        if !matches!(inner.machine.state(), State::Connecting { .. }) {
+            return false;
+        }
+        let old = inner.conn.replace(conn.clone());
+        drop(inner);
+        if let Some(old) = old {
+            // An attempt that has been given up, and has yet to be seen to by the listener.
+            old.fail(ECANCELED, None);
+        }
+        true
     }
 
     /// The attempt has got through to the other side. Returns what the greeting needs, if the
@@ -349,24 +365,33 @@ impl Peer {
             .then_some(session.peer.peer.incarnation)
     }
 
-    /// A good greeting has come in on a connection from the peer. Returns what is granted to it.
+    /// A good greeting has come in on a connection from the peer. Returns what is granted to it, if
+    /// it is to be accepted.
     ///
     /// An earlier session has been ended by then.
-    pub(crate) fn accepted(&self, conn: &Arc<Conn>, greeting: &Greeting) -> Option<[u64; 2]> {
+    pub(crate) fn accepting(&self) -> Option<[u64; 2]> {
+        let mut inner = self.inner.lock();
+        let wanted = inner.session.is_none() && inner.machine.state() == State::Listening;
+        wanted.then(|| inner.restart())
+    }
+
+    /// The peer has been welcomed, so that from now on frames may follow. Returns whether that makes
+    /// a session.
+    pub(crate) fn accepted(&self, conn: &Arc<Conn>, greeting: &Greeting) -> bool {
         let mut inner = self.inner.lock();
         if inner.session.is_some() {
-            return None;
+            return false;
         }
         match inner.machine.step(Event::Accepted, clock::now(), 0) {
             Action::Established => {
-                let granted = inner.restart();
                 let old = inner.conn.replace(conn.clone());
                 self.establish(&mut inner, conn, greeting);
                 drop(inner);
+                // Perhaps the last reference, which must not go under the lock.
                 drop(old);
-                Some(granted)
+                true
             }
-            _ => None,
+            _ => false,
         }
     }
 
@@ -402,9 +427,18 @@ impl Peer {
         }
     }
 
-    /// The last known incarnation, or 0.
-    pub(crate) fn incarnation(&self) -> u64 {
-        self.inner.lock().incarnation
+    /// All that follows from the beginning or the end of a session has been done.
+    pub(crate) fn announce(&self) {
+        let mut inner = self.inner.lock();
+        inner.announced = match &inner.session {
+            Some(session) => (inner.epoch, session.peer.peer.incarnation),
+            None => (0, 0),
+        };
+    }
+
+    /// The session that subscribers may be told of, and the peer's incarnation in it; 0 for none.
+    pub(crate) fn announced(&self) -> (u64, u64) {
+        self.inner.lock().announced
     }
 
     /// The connection has ended. If that ends a session, returns it, and all who waited for credit
@@ -485,15 +519,17 @@ impl Peer {
     /// Obtains the right to send one frame of this cost, on the connection that is returned. Process
     /// context; waits as `timeout` says.
     ///
+    /// `epoch`: the session that it is meant for; what does not get into that gets `EHOSTDOWN`.
     /// `may_wait`: `false` in a thread that must not wait, which then gets `EDEADLK`.
     pub(crate) fn admit(
         &self,
+        epoch: u64,
         lane: Lane,
         cost: u64,
         timeout: Timeout,
         may_wait: bool,
     ) -> Result<Arc<Conn>> {
-        if let Some(conn) = self.try_admit(lane, cost)? {
+        if let Some(conn) = self.try_admit(epoch, lane, cost)? {
             return Ok(conn);
         }
         if timeout == Timeout::NoWait {
@@ -513,23 +549,21 @@ impl Peer {
             }),
             GFP_KERNEL,
         )?;
-        let epoch = {
+        {
             let mut inner = self.inner.lock();
-            let epoch = inner.epoch;
-            let session = inner.session.as_mut().ok_or(EHOSTDOWN)?;
+            let session = inner.session_of(epoch)?;
             if let Ok(entry) = ListArc::try_from_arc(waiter.clone()) {
                 session.waiters[lane as usize].push_back(entry);
             }
             session.admit_waiters(lane);
-            epoch
-        };
+        }
         let waited = waiter.done.wait(timeout);
         self.admitted(&waiter, epoch, waited)
     }
 
-    fn try_admit(&self, lane: Lane, cost: u64) -> Result<Option<Arc<Conn>>> {
+    fn try_admit(&self, epoch: u64, lane: Lane, cost: u64) -> Result<Option<Arc<Conn>>> {
         let mut inner = self.inner.lock();
-        let session = inner.session.as_mut().ok_or(EHOSTDOWN)?;
+        let session = inner.session_of(epoch)?;
         let lane = lane as usize;
         if session.waiters[lane].is_empty() && session.send[lane].take(cost) {
             return Ok(Some(session.conn.clone()));
@@ -540,10 +574,7 @@ impl Peer {
     /// A wait for credit is over: with it, without it, or with the session.
     fn admitted(&self, waiter: &Arc<Waiter>, epoch: u64, waited: Result) -> Result<Arc<Conn>> {
         let mut inner = self.inner.lock();
-        if inner.epoch != epoch {
-            return Err(EHOSTDOWN);
-        }
-        let session = inner.session.as_mut().ok_or(EHOSTDOWN)?;
+        let session = inner.session_of(epoch)?;
         if waiter.admitted.load(Relaxed) {
             return Ok(session.conn.clone());
         }
@@ -636,6 +667,14 @@ impl Peer {
 impl Inner {
     fn is_current(&self, conn: &Arc<Conn>) -> bool {
         self.conn.as_ref().is_some_and(|c| Arc::ptr_eq(c, conn))
+    }
+
+    /// The session, if it is still this one.
+    fn session_of(&mut self, epoch: u64) -> Result<&mut Session> {
+        match &mut self.session {
+            Some(session) if self.epoch == epoch => Ok(session),
+            _ => Err(EHOSTDOWN),
+        }
     }
 
     fn restart(&mut self) -> [u64; 2] {

@@ -167,7 +167,7 @@ impl Backoff {
             .saturating_mul(1 << self.attempts.min(20))
             .min(self.max);
         self.attempts = self.attempts.saturating_add(1);
-        full - random % (full / 4 + 1)
+        full - random.checked_rem(full / 4 + 1).unwrap_or(0)
     }
 
     /// It worked.

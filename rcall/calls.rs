@@ -116,19 +116,22 @@ impl Calls {
         }
     }
 
+    /// The first call from this one on, and whether it is to `dst`.
+    fn next_from(&self, from: u64, dst: Option<NodeId>) -> Option<(u64, bool)> {
+        let table = self.table.lock();
+        let cursor = table.waiting.cursor_lower_bound(&from)?;
+        let (id, waiter) = cursor.current();
+        Some((*id, dst.is_none_or(|dst| waiter.dst == dst)))
+    }
+
     /// Completes all calls to `dst`, or all if `None`, with an error.
     pub(crate) fn fail(&self, dst: Option<NodeId>, error: Error) {
-        loop {
-            let id = self
-                .table
-                .lock()
-                .waiting
-                .iter()
-                .find(|(_, waiter)| dst.is_none_or(|dst| waiter.dst == dst))
-                .map(|(id, _)| *id);
-            let Some(id) = id else {
-                return;
-            };
+        let mut from = 0;
+        while let Some((id, matches)) = self.next_from(from, dst) {
+            from = id + 1;
+            if !matches {
+                continue;
+            }
             if let Some(node) = self.remove(id) {
                 node.to_key_value().1.complete(Err(error));
             }

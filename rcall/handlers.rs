@@ -158,7 +158,7 @@ impl Handlers {
         Ok(Running {
             registered: registered.clone(),
             idle: self.idle.clone(),
-            _pinned: pinned,
+            pinned: Some(pinned),
         })
     }
 
@@ -172,7 +172,8 @@ impl Handlers {
 pub(crate) struct Running {
     registered: Arc<Registered>,
     idle: Arc<WaitQueue>,
-    _pinned: Pinned,
+    /// Until it has been dropped in `drop()`.
+    pinned: Option<Pinned>,
 }
 
 impl Running {
@@ -209,6 +210,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // While whoever unregisters the handler still waits: then the module can be gone.
+        drop(self.pinned.take());
         if self.registered.active.fetch_sub(1, Release) == 1 {
             self.idle.notify_all();
         }

@@ -4,12 +4,14 @@
 //! are so many at most; calls beyond that queue.
 //!
 //! Threads are made when they are needed and kept for the next call, because making one takes longer
-//! than most handlers. The listener must not wait for that, so it only says that one is needed, and
-//! [`crate::recovery`] makes it; one idle thread is kept ahead of need.
+//! than most handlers. One idle thread is kept ahead of need. They are made by a thread that does
+//! nothing else, the foreman: making a thread allocates memory as `GFP_KERNEL` does, whoever asks for
+//! it, so neither the listener nor recovery may wait for that.
 
 use super::handlers::Running;
 use super::Incoming;
 use crate::node::Node;
+use crate::sys::clock;
 use crate::sys::thread::Thread;
 use kernel::list::{
     impl_list_arc_safe,
@@ -86,6 +88,9 @@ struct Inner {
     stopping: bool,
 }
 
+/// How long to wait before trying again to make a thread, milliseconds.
+const RETRY_MS: clock::Millis = 100;
+
 /// The threads of a node.
 #[pin_data]
 pub(crate) struct Pool {
@@ -94,6 +99,9 @@ pub(crate) struct Pool {
     inner: SpinLockIrq<Inner>,
     #[pin]
     wake: CondVar,
+    /// The foreman waits here.
+    #[pin]
+    want: CondVar,
     #[pin]
     crew: Mutex<KVec<Thread>>,
 }
@@ -114,24 +122,27 @@ impl Pool {
                 "Pool::inner"
             ),
             wake <- new_condvar!("Pool::wake"),
+            want <- new_condvar!("Pool::want"),
             crew <- new_mutex!(KVec::new(), "Pool::crew"),
         })
     }
 
-    /// Queues a job. Returns whether [`Pool::hire`] is to be called.
-    pub(crate) fn submit(&self, job: ListArc<Job>) -> bool {
+    /// Queues a job. Any context that may drop a job, which is process context.
+    pub(crate) fn submit(&self, job: ListArc<Job>) {
         let mut inner = self.inner.lock();
         if inner.stopping {
             drop(inner);
             job.abandon();
-            return false;
+            return;
         }
         inner.jobs.push_back(job);
         inner.waiting += 1;
         let wanting = self.wanting(&inner);
         drop(inner);
         self.wake.notify_one();
-        wanting
+        if wanting {
+            self.want.notify_one();
+        }
     }
 
     /// Whether there should be another thread: one more than there are jobs waiting.
@@ -139,24 +150,32 @@ impl Pool {
         !inner.stopping && inner.threads < self.max && inner.idle <= inner.waiting
     }
 
-    /// Makes the threads that are needed. Called by one thread only.
-    pub(crate) fn hire(&self, node: &Arc<Node>) -> Result {
-        loop {
-            let number = {
-                let mut inner = self.inner.lock();
-                if !self.wanting(&inner) {
-                    return Ok(());
-                }
-                // It will wait for a job as soon as it runs.
-                inner.threads += 1;
-                inner.idle += 1;
-                inner.threads
-            };
-            if let Err(e) = self.hire_one(node, number) {
-                let mut inner = self.inner.lock();
+    /// What the foreman does: makes threads as they are needed.
+    fn supervise(&self, node: &Arc<Node>) {
+        let mut inner = self.inner.lock();
+        while !inner.stopping {
+            if !self.wanting(&inner) {
+                // Signals do not reach kernel threads.
+                let _ = self.want.wait_interruptible(&mut inner);
+                continue;
+            }
+            // It will wait for a job as soon as it runs.
+            inner.threads += 1;
+            inner.idle += 1;
+            let number = inner.threads;
+            drop(inner);
+            let hired = self.hire_one(node, number);
+            inner = self.inner.lock();
+            if let Err(e) = hired {
                 inner.threads -= 1;
                 inner.idle -= 1;
-                return Err(e);
+                pr_warn!(
+                    "node {}: no thread for a long handler: {:?}, trying again\n",
+                    node.id(),
+                    e
+                );
+                let pause = clock::jiffies(RETRY_MS);
+                let _ = self.want.wait_interruptible_timeout(&mut inner, pause);
             }
         }
     }
@@ -218,6 +237,7 @@ impl Pool {
             job.abandon();
         }
         self.wake.notify_all();
+        self.want.notify_all();
     }
 
     /// Waits for the threads to end, after [`Pool::close`].
@@ -225,4 +245,9 @@ impl Pool {
         let crew = core::mem::take(&mut *self.crew.lock());
         drop(crew);
     }
+}
+
+/// The foreman thread of a node.
+pub(crate) fn run(node: &Arc<Node>) {
+    node.pool.supervise(node);
 }

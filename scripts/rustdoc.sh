@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# rustdoc.sh: documents each crate of a build, with its private items.
+# rustdoc.sh: documents each module of a build, with its private items.
 #
 # Kbuild has no rustdoc target for out-of-tree modules, but it calls what
 # RUSTC_OR_CLIPPY names with all that the crate needs: flags, configuration and
@@ -25,9 +25,12 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
+# What is compiled only to be checked is no module.
+grep -q '^module! ' "${root:?no crate to document}" || exit 0
+
 mkdir -p "$doc"
 exec rustdoc "${flags[@]}" --document-private-items --generate-link-to-definition --enable-index-page \
 	--extern-html-root-url core=https://doc.rust-lang.org \
 	--extern-html-root-url kernel=https://rust.docs.kernel.org \
 	--extern-html-root-url pin_init=https://rust.docs.kernel.org \
-	-Drustdoc::broken_intra_doc_links -Arustdoc::private_intra_doc_links --output "$doc" "${root:?no crate to document}"
+	-Drustdoc::broken_intra_doc_links -Arustdoc::private_intra_doc_links --output "$doc" "$root"

@@ -28,8 +28,11 @@ pub(crate) fn stopwatch() -> Instant<Monotonic> {
 
 /// Converts a duration to jiffies, at least one, so that a wait for it always ends.
 pub(crate) fn jiffies(ms: Millis) -> Jiffies {
-    let ms = u32::try_from(ms).unwrap_or(u32::MAX >> 1);
-    msecs_to_jiffies(ms).max(1)
+    match u32::try_from(ms) {
+        // The kernel takes what is negative as an `int` for "never".
+        Ok(ms) if i32::try_from(ms).is_ok() => msecs_to_jiffies(ms).max(1),
+        _ => kernel::ffi::c_long::MAX.cast_unsigned() as Jiffies,
+    }
 }
 
 /// A random 64-bit number.

@@ -119,6 +119,12 @@ void kccm_sock_prepare(struct socket *sock)
 {
 	struct sock *sk = sock->sk;
 
+	/*
+	 * Hold the namespace as a user's socket does. Without that, closing
+	 * stops the timers, and what is still to be sent is never sent again.
+	 */
+	if (!sk->sk_net_refcnt)
+		sk_net_refcnt_upgrade(sk);
 	sk->sk_allocation = GFP_NOIO;
 	sk->sk_use_task_frag = false;
 	sock_set_reuseaddr(sk);

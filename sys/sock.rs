@@ -246,10 +246,7 @@ impl HookedSocket {
     /// Takes a socket over.
     pub(crate) fn new(socket: Socket) -> Result<Self> {
         Ok(Self {
-            hook: KBox::pin_init(
-                new_mutex!(State::Quiet, "HookedSocket::hook"),
-                GFP_KERNEL,
-            )?,
+            hook: KBox::pin_init(new_mutex!(State::Quiet, "HookedSocket::hook"), GFP_KERNEL)?,
             socket,
         })
     }

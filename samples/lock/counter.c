@@ -57,7 +57,8 @@ static struct counter *received;
 
 /**
  * struct run - increments one after the other, in a thread
- * @mutex: protects @task: one starts or stops it at a time
+ * @mutex: one starts or stops it at a time; protects @task. The lock's mutex,
+ *	taken after this one, protects the rest
  * @task: the thread, or the last one, which has ended
  * @claim: on the lock
  * @stop: it is to end
@@ -349,7 +350,8 @@ static int increment(u64 stamp)
 	/* The last one failed, but is in there nevertheless. */
 	had = history.unsure && count == history.count + 1;
 	if (history.begun && !had && count != history.count) {
-		history.lost++;
+		scoped_guard(mutex, &dlock.mutex)
+			history.lost++;
 		pr_err("of this node's increments %llu are left, not %llu: the lock is broken\n",
 		       count, history.count);
 	}
@@ -373,40 +375,51 @@ static int increment(u64 stamp)
 
 /* ---- Many increments ---- */
 
+/* One increment, or none if it is to end. */
+static int run_once(void)
+{
+	int ret = -ECANCELED;
+
+	dlock_claim(&run.claim);
+	wait_event_idle(dlock.granted,
+			READ_ONCE(run.claim.granted) || READ_ONCE(run.stop));
+	if (READ_ONCE(run.claim.granted))
+		ret = increment(run.claim.stamp);
+	dlock_release(&run.claim);
+	return ret;
+}
+
 static int run_thread(void *unused)
 {
 	ktime_t started = ktime_get();
-	int ret = 0;
+	int ret;
 
-	while (!READ_ONCE(run.stop) && run.done < run.wanted) {
-		dlock_claim(&run.claim);
-		wait_event_idle(dlock.granted, READ_ONCE(run.claim.granted) ||
-				READ_ONCE(run.stop));
-		ret = READ_ONCE(run.claim.granted) ? increment(run.claim.stamp) : 0;
-		if (READ_ONCE(run.claim.granted) && !ret)
-			run.done++;
-		dlock_release(&run.claim);
+	for (;;) {
+		ret = run_once();
+		guard(mutex)(&dlock.mutex);
+		run.done += !ret;
 		run.msecs = ktime_ms_delta(ktime_get(), started);
-		if (ret == -ESTALE) {
-			history.fenced++;
-		} else if (ret == -EAGAIN) {
-			history.short_of++;
-		} else if (ret) {
-			pr_err("increment failed: %pe\n", ERR_PTR(ret));
-			break;
-		}
+		history.fenced += ret == -ESTALE;
+		history.short_of += ret == -EAGAIN;
+		if (run.done == run.wanted)
+			run.state = "done";
+		else if (run.stop)
+			run.state = "stopped";
+		else if (!ret || ret == -ESTALE || ret == -EAGAIN)
+			continue;
+		else
+			run.state = "failed";
+		if (ret && !run.stop)
+			pr_err("an increment failed: %pe\n", ERR_PTR(ret));
+		run.running = false;
+		return ret;
 	}
-	if (run.done == run.wanted)
-		run.state = "done";
-	else
-		run.state = READ_ONCE(run.stop) ? "stopped" : "failed";
-	WRITE_ONCE(run.running, false);
-	return 0;
 }
 
 static void run_end(void)
 {
-	WRITE_ONCE(run.stop, true);
+	scoped_guard(mutex, &dlock.mutex)
+		WRITE_ONCE(run.stop, true);
 	wake_up_all(&dlock.granted);
 	if (!run.task)
 		return;
@@ -416,28 +429,34 @@ static void run_end(void)
 
 /**
  * counter_run() - begin to increment the counter again and again
- * @increments: how often
+ * @increments: how often, not 0
  *
- * Return: 0; -EBUSY: it is being done already; -ENOMEM.
+ * Return: 0; -EBUSY: it is being done already; -EINVAL; -ENOMEM.
  */
 int counter_run(u64 increments)
 {
 	struct task_struct *task;
 
+	if (!increments)
+		return -EINVAL;
 	guard(mutex)(&run.mutex);
-	if (READ_ONCE(run.running))
-		return -EBUSY;
+	scoped_guard(mutex, &dlock.mutex) {
+		if (run.running)
+			return -EBUSY;
+	}
 	run_end();
 	task = kthread_create(run_thread, NULL, KBUILD_MODNAME "/run");
 	if (IS_ERR(task))
 		return PTR_ERR(task);
 	run.task = get_task_struct(task);
-	run.stop = false;
-	run.running = true;
-	run.state = "running";
-	run.wanted = increments;
-	run.done = 0;
-	run.msecs = 0;
+	scoped_guard(mutex, &dlock.mutex) {
+		run.stop = false;
+		run.running = true;
+		run.state = "running";
+		run.wanted = increments;
+		run.done = 0;
+		run.msecs = 0;
+	}
 	wake_up_process(task);
 	return 0;
 }
@@ -482,24 +501,13 @@ void counter_show(struct seq_file *seq)
 }
 
 static struct kccm_handler handlers[] = {
-	{
-		.func = COUNTER_READ,
-		.name = "counter read",
-		.max_args = sizeof(__le64),
-		.fn = handle_read,
-		.owner = THIS_MODULE,
-	}, {
-		.func = COUNTER_WRITE,
-		.name = "counter write",
-		.fn = handle_write,
-		.owner = THIS_MODULE,
-	}, {
-		.func = COUNTER_DONE,
-		.name = "counter done",
-		.max_args = sizeof(__le64),
-		.fn = handle_done,
-		.owner = THIS_MODULE,
-	},
+	/* Its max_args is set in counter_init(). */
+	{ .func = COUNTER_WRITE, .class = KCCM_SHORT, .name = "counter write",
+	  .fn = handle_write, .owner = THIS_MODULE },
+	{ .func = COUNTER_READ, .class = KCCM_SHORT, .name = "counter read",
+	  .fn = handle_read, .max_args = sizeof(__le64), .owner = THIS_MODULE },
+	{ .func = COUNTER_DONE, .class = KCCM_SHORT, .name = "counter done",
+	  .fn = handle_done, .max_args = sizeof(__le64), .owner = THIS_MODULE },
 };
 
 static void counter_free(void)
@@ -522,7 +530,7 @@ int counter_init(void)
 	latest = kzalloc(counter_size(), GFP_KERNEL);
 	received = kzalloc(counter_size(), GFP_KERNEL);
 	if (copy && latest && received) {
-		handlers[1].max_args = counter_size();
+		handlers[0].max_args = counter_size();
 		ret = register_handlers(handlers, ARRAY_SIZE(handlers));
 	}
 	if (ret)

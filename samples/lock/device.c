@@ -75,22 +75,21 @@ static ssize_t lock_dev_write(struct file *file, const char __user *from,
 			      size_t len, loff_t *pos)
 {
 	char word[16];
-	int ret;
+	int ret = 0;
 
 	if (len >= sizeof(word))
 		return -EINVAL;
 	if (copy_from_user(word, from, len))
 		return -EFAULT;
 	word[len] = '\0';
-	if (sysfs_streq(word, "lock")) {
+	if (sysfs_streq(word, "lock"))
 		ret = lock_dev_lock(file);
-		return ret ?: len;
-	}
-	if (sysfs_streq(word, "unlock")) {
+	else if (sysfs_streq(word, "unlock"))
 		dlock_release(file->private_data);
-		return len;
-	}
-	return -EINVAL;
+	else
+		ret = -EINVAL;
+	*pos = 0;
+	return ret ?: len;
 }
 
 static ssize_t lock_dev_read(struct file *file, char __user *to, size_t len,
@@ -100,11 +99,6 @@ static ssize_t lock_dev_read(struct file *file, char __user *to, size_t len,
 	char line[48];
 	int length;
 
-	/* One line, then end of file; then it can be read again. */
-	if (*pos) {
-		*pos = 0;
-		return 0;
-	}
 	scoped_guard(mutex, &dlock.mutex) {
 		if (claim->granted)
 			length = scnprintf(line, sizeof(line), "held %llu.%u\n",
@@ -114,8 +108,11 @@ static ssize_t lock_dev_read(struct file *file, char __user *to, size_t len,
 			length = scnprintf(line, sizeof(line), "%s\n",
 					   list_empty(&claim->list) ? "free" : "waiting");
 	}
-	if (len < length)
-		return -EINVAL;
+	if (*pos >= length) {
+		/* After the end of file it can be read again. */
+		*pos = 0;
+		return 0;
+	}
 	return simple_read_from_buffer(to, len, pos, line, length);
 }
 

@@ -87,7 +87,8 @@ struct counter {
  * @replied: it has replied to the present request
  * @written: it has been sent what is being written (counter.c)
  * @wants: the stamp of its request that has not been replied to, or 0
- * @incarnation: the run of it that takes part
+ * @incarnation: the run of it that takes part, or did last
+ * @made: when it made the hello that @view and @settled are from
  * @view: who takes part, as it says
  * @owed: what is to be sent to it, bits of enum owed
  */
@@ -100,6 +101,7 @@ struct peer {
 	bool written;
 	u64 wants;
 	u64 incarnation;
+	u64 made;
 	struct view view;
 	unsigned long owed;
 };

@@ -26,10 +26,11 @@
  *    what a newcomer must know. When KCCM says that a peer is up, it gets a
  *    HELLO that is to be answered. Whoever sends a HELLO is taken into the
  *    view; who is down, or says GOODBYE, is taken out.
- *  - A node enters only while it agrees with those in its view: each has it in
- *    its own view, and nobody else who is not in this one. So a node that some
- *    still see, and some no longer or not yet, makes the latter wait until
- *    they have made up their minds, instead of being overlooked.
+ *  - A node asks and enters only while it agrees with those in its view: each
+ *    has it in its own view, and nobody else who is not in this one. So a node
+ *    that some still see, and some no longer or not yet, makes the latter wait
+ *    until that is settled, instead of being overlooked. While they wait they
+ *    let others in.
  *  - A node that has just begun may not enter before one that could enter
  *    already has told it what there is to know. Where nobody can, all nodes of
  *    the cluster must be there: that is how it begins.
@@ -44,13 +45,15 @@
  * the lock protects can tell by it who is too late, as the counter does.
  *
  * Two nodes that a third can reach but that cannot reach each other both wait
- * until they can, or until the third one has lost one of them too.
+ * until they can, or until the third one has lost one of them too; the third
+ * goes on.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bitops.h>
 #include <linux/cleanup.h>
 #include <linux/delay.h>
+#include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -70,6 +73,7 @@ enum owed {
 /**
  * struct hello - what a node tells others when something about it has changed
  * @incarnation: which run of the node says so
+ * @made: when, in nanoseconds of its own clock
  * @highest: the highest sequence number that it has heard of
  * @view: who takes part, as it sees it
  * @settled: it may enter
@@ -78,6 +82,7 @@ enum owed {
  */
 struct hello {
 	__le64 incarnation;
+	__le64 made;
 	__le64 highest;
 	struct view view;
 	u8 settled;
@@ -129,6 +134,7 @@ static bool agrees(const struct peer *peer)
 static void make_hello(struct hello *hello, bool answer)
 {
 	hello->incarnation = cpu_to_le64(kccm_incarnation());
+	hello->made = cpu_to_le64(ktime_get_ns());
 	hello->highest = cpu_to_le64(dlock.highest);
 	hello->view = dlock.view;
 	hello->settled = dlock.settled;
@@ -143,6 +149,8 @@ static int send_owed(struct peer *peer, enum owed what)
 
 	switch (what) {
 	case OWE_HELLO:
+		if (dlock.leaving)
+			return 0;
 		make_hello(dlock.hello, false);
 		return kccm_rcall(peer->id, LOCK_HELLO, dlock.hello, dlock.hello_size,
 				  KCCM_NOWAIT);
@@ -215,34 +223,42 @@ static void announce(void)
 
 /* ---- The algorithm ---- */
 
-/* This node may enter as soon as it has heard what there is to know. */
+/* This node may begin to enter: it has heard what there is to know. */
 static bool may_settle(void)
 {
 	bool all = true, settled = false;
 	struct peer *peer;
 
 	list_for_each_entry(peer, &dlock.all, list) {
-		if (peer->in && !agrees(peer))
-			return false;
 		all &= peer->in;
 		settled |= peer->in && peer->settled;
 	}
 	return all || settled;
 }
 
-static bool may_enter(void)
+/* Those who take part agree that it is they, and are enough. */
+static bool may_request(void)
 {
 	struct peer *peer;
 	u32 nodes = 1;
 
 	list_for_each_entry(peer, &dlock.all, list) {
-		if (!peer->in)
-			continue;
-		if (!peer->replied || !agrees(peer))
+		if (peer->in && !agrees(peer))
 			return false;
-		nodes++;
+		nodes += peer->in;
 	}
 	return nodes >= dlock.quorum;
+}
+
+static bool may_enter(void)
+{
+	struct peer *peer;
+
+	list_for_each_entry(peer, &dlock.all, list) {
+		if (peer->in && !peer->replied)
+			return false;
+	}
+	return true;
 }
 
 static void send_request(void)
@@ -284,15 +300,21 @@ static void leave(void)
 /* Something has changed: go on as far as that goes. */
 static void advance(void)
 {
-	if (!dlock.settled && may_settle()) {
+	bool ready = may_request();
+
+	if (ready && !dlock.settled && may_settle()) {
 		dlock.settled = true;
 		announce();
 	}
-	if (!dlock.settled || list_empty(&dlock.claims))
+	if (!ready || !dlock.settled) {
+		/* It may be long until this node can enter: let others in. */
+		if (dlock.request && !dlock.held)
+			leave();
 		return;
-	if (!dlock.request)
+	}
+	if (!dlock.request && !list_empty(&dlock.claims))
 		send_request();
-	if (!dlock.held && may_enter())
+	if (dlock.request && !dlock.held && may_enter())
 		enter();
 }
 
@@ -397,7 +419,6 @@ static void take_out(struct peer *peer)
 	if (!peer->in)
 		return;
 	peer->in = false;
-	peer->settled = false;
 	peer->wants = 0;
 	peer->owed = 0;
 	view_del(&dlock.view, peer->id);
@@ -408,24 +429,29 @@ static int handle_hello(struct kccm_call *call, void *ctx)
 {
 	struct peer *peer = &dlock.peers[call->source];
 	const struct hello *hello = call->args;
-	u64 incarnation;
+	u64 incarnation, made;
 
-	if (call->args_len != dlock.hello_size) {
-		pr_err_once("node %u has another list of nodes\n", call->source);
+	if (call->args_len != dlock.hello_size)
 		return -EINVAL;
-	}
 	incarnation = le64_to_cpu(hello->incarnation);
+	made = le64_to_cpu(hello->made);
 
 	guard(mutex)(&dlock.mutex);
 	if (dlock.leaving)
 		return 0;
-	if (peer->in && peer->incarnation != incarnation)
+	if (peer->incarnation != incarnation) {
 		take_out(peer);
+		peer->incarnation = incarnation;
+		peer->made = 0;
+	}
+	/* greet() may have been overtaken by what was announced meanwhile. */
+	if (made >= peer->made) {
+		peer->made = made;
+		peer->view = hello->view;
+		peer->settled = hello->settled;
+	}
 	heard_of(le64_to_cpu(hello->highest));
 	counter_merge((const struct counter *)hello->counter);
-	peer->incarnation = incarnation;
-	peer->view = hello->view;
-	peer->settled = hello->settled;
 	if (!peer->in || hello->answer)
 		put_in(peer);
 	advance();
@@ -444,17 +470,16 @@ static int handle_goodbye(struct kccm_call *call, void *ctx)
 static int greet(u32 id)
 {
 	struct hello *hello __free(kfree) = kmalloc(dlock.hello_size, GFP_KERNEL);
-	int ret, status;
+	int ret;
 
 	if (!hello)
 		return -ENOMEM;
 	scoped_guard(mutex, &dlock.mutex)
 		make_hello(hello, true);
 	ret = kccm_rcall_sync(id, LOCK_HELLO, hello, dlock.hello_size, NULL, NULL,
-			      &status, KCCM_FOREVER);
-	if (ret == -EREMOTEIO)
-		pr_err("node %u does not want this one to take part: %pe\n", id,
-		       ERR_PTR(status));
+			      NULL, KCCM_FOREVER);
+	if (ret == -EREMOTEIO || ret == -E2BIG)
+		pr_err("node %u has been loaded with another list of nodes\n", id);
 	return ret;
 }
 
@@ -500,13 +525,14 @@ void dlock_show(struct seq_file *seq)
 		state = "joining";
 	else if (dlock.held)
 		state = "held";
-	else if (dlock.request)
+	else if (!list_empty(&dlock.claims))
 		state = "waiting";
 	else
 		state = "idle";
-	seq_printf(seq, "state=%s stamp=%llu.%u nodes=%u in=%u quorum=%u\n", state,
-		   stamp_seq(dlock.request), stamp_node(dlock.request),
-		   dlock.nr_nodes, nodes, dlock.quorum);
+	seq_printf(seq, "state=%s stamp=%llu.%u nodes=%u in=%u quorum=%u ready=%d\n",
+		   state, stamp_seq(dlock.request), stamp_node(dlock.request),
+		   dlock.nr_nodes, nodes, dlock.quorum,
+		   dlock.settled && may_request());
 	seq_printf(seq, "requests=%llu entries=%llu deferred=%llu\n",
 		   dlock.requests, dlock.entries, dlock.deferred);
 	list_for_each_entry(peer, &dlock.all, list) {
@@ -517,6 +543,13 @@ void dlock_show(struct seq_file *seq)
 	}
 }
 
+/**
+ * register_handlers() - register all of an array, or none
+ * @handlers: the array
+ * @count: how many it has; they are registered in this order
+ *
+ * Return: as kccm_register_handler().
+ */
 int register_handlers(const struct kccm_handler *handlers, unsigned int count)
 {
 	unsigned int i;
@@ -532,6 +565,11 @@ int register_handlers(const struct kccm_handler *handlers, unsigned int count)
 	return 0;
 }
 
+/**
+ * unregister_handlers() - take them back, in the opposite order
+ * @handlers: the array
+ * @count: how many it has
+ */
 void unregister_handlers(const struct kccm_handler *handlers, unsigned int count)
 {
 	while (count--)
@@ -539,29 +577,15 @@ void unregister_handlers(const struct kccm_handler *handlers, unsigned int count
 }
 
 static struct kccm_handler handlers[] = {
-	{
-		.func = LOCK_HELLO,
-		.name = "lock hello",
-		.fn = handle_hello,
-		.owner = THIS_MODULE,
-	}, {
-		.func = LOCK_GOODBYE,
-		.name = "lock goodbye",
-		.fn = handle_goodbye,
-		.owner = THIS_MODULE,
-	}, {
-		.func = LOCK_REQUEST,
-		.name = "lock request",
-		.max_args = sizeof(__le64),
-		.fn = handle_request,
-		.owner = THIS_MODULE,
-	}, {
-		.func = LOCK_REPLY,
-		.name = "lock reply",
-		.max_args = sizeof(__le64),
-		.fn = handle_reply,
-		.owner = THIS_MODULE,
-	},
+	{ .func = LOCK_GOODBYE, .class = KCCM_SHORT, .name = "lock goodbye",
+	  .fn = handle_goodbye, .owner = THIS_MODULE },
+	{ .func = LOCK_REQUEST, .class = KCCM_SHORT, .name = "lock request",
+	  .fn = handle_request, .max_args = sizeof(__le64), .owner = THIS_MODULE },
+	{ .func = LOCK_REPLY, .class = KCCM_SHORT, .name = "lock reply",
+	  .fn = handle_reply, .max_args = sizeof(__le64), .owner = THIS_MODULE },
+	/* Last, for it makes others call these. See dlock_start(). */
+	{ .func = LOCK_HELLO, .class = KCCM_SHORT, .name = "lock hello",
+	  .fn = handle_hello, .owner = THIS_MODULE },
 };
 
 /**
@@ -620,7 +644,7 @@ int dlock_start(void)
 	};
 	int ret;
 
-	handlers[0].max_args = dlock.hello_size;
+	handlers[ARRAY_SIZE(handlers) - 1].max_args = dlock.hello_size;
 	ret = register_handlers(handlers, ARRAY_SIZE(handlers));
 	if (ret)
 		return ret;

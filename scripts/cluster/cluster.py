@@ -20,8 +20,9 @@ from .switch import Switch
 
 PORT = 7700
 SYSFS = "/sys/kernel/kccm"
-# The module's default.
+# The module's defaults.
 DEAD_MS = 3000
+HANDSHAKE_MS = 2000
 
 BOOT_SECONDS = 60.0
 CONNECT_SECONDS = 30.0
@@ -151,7 +152,12 @@ class Cluster:
     @property
     def dead_ms(self) -> int:
         """After how long a silence a node is held dead, unless loaded otherwise."""
-        return round(scaled(DEAD_MS))
+        return round(max(DEAD_MS, scaled(DEAD_MS)))
+
+    @property
+    def handshake_ms(self) -> int:
+        """How long a handshake may take, unless loaded otherwise."""
+        return round(max(HANDSHAKE_MS, scaled(HANDSHAKE_MS)))
 
     def peers(self, family: int = 4) -> str:
         """The ``peers`` parameter that names all nodes of this cluster."""
@@ -160,16 +166,16 @@ class Cluster:
     def parameters(self, node: int, *, family: int = 4, **extra: object) -> str:
         """The parameters with which ``node`` loads KCCM; ``extra`` adds or replaces some.
 
-        Where everything takes longer, nodes have more time before they are held
-        dead: the default times KCCM_TIMEOUT_SCALE.
+        Where everything takes longer, nodes have more time to greet, and before
+        they are held dead: the defaults times KCCM_TIMEOUT_SCALE.
         """
         values: dict[str, object] = {
             "node_id": node,
             "peers": self.peers(family),
             "cluster": self.name,
         }
-        if self.dead_ms != DEAD_MS:
-            values["dead_ms"] = self.dead_ms
+        if settings.timeout_scale() > 1:
+            values.update(dead_ms=self.dead_ms, handshake_ms=self.handshake_ms)
         values.update(extra)
         return " ".join(f"{name}={value}" for name, value in values.items())
 

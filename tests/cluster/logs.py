@@ -12,7 +12,7 @@ _LINE = re.compile(r"^\[ *(\d+\.\d+)\](?:\[[^\]]*\])? (.*\bkccm\w*: .*)$", re.MU
 # sys/log.rs: how much of what strangers cause is logged, and what that is.
 _BURST = 10
 _INTERVAL = 5.0
-_LIMITED = re.compile(r"refused a connection|is not KCCM|did not greet|without a greeting")
+_LIMITED = re.compile(r"refused a connection|is not KCCM|without a greeting|did not greet")
 
 
 def kccm_lines(machine: Machine, since: int) -> list[str]:
@@ -27,7 +27,8 @@ def expect_line(machine: Machine, since: int, pattern: str, timeout: float = 10.
 
 
 def expect_once(machine: Machine, since: int, pattern: str) -> None:
-    """Assert that exactly one line of KCCM's matches."""
+    """Wait for a line of KCCM's that matches; there must be no other."""
+    expect_line(machine, since, pattern)
     lines = [line for line in kccm_lines(machine, since) if re.search(pattern, line)]
     assert len(lines) == 1, f"{machine.name}: not one line with /{pattern}/ but {lines}"
 

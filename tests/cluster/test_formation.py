@@ -48,7 +48,9 @@ def sockets(cluster: Cluster, node: int, state: int, family: int = 4) -> list[tu
     return found
 
 
-def assert_lower_connects(cluster: Cluster, family: int = 4, ports: dict[int, int] | None = None) -> None:
+def assert_lower_connects(
+    cluster: Cluster, family: int = 4, ports: dict[int, int] | None = None
+) -> None:
     """One connection for each pair of nodes, made by the lower to the port of the higher."""
     listening = {node: str((ports or {}).get(node, PORT)) for node in range(len(cluster))}
     for me in range(len(cluster)):

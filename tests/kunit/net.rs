@@ -1,0 +1,689 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Networks for tests (P3): one that is not TCP, one that can be tampered with, and a client that
+//! speaks to a node as no node would.
+
+use super::harness::{
+    eventually,
+    pause,
+    Cluster,
+    Here,
+    SOON_MS, //
+};
+use crate::config::NodeId;
+use crate::conn::frame::{
+    Header,
+    HEADER_LEN, //
+};
+use crate::conn::hello;
+use crate::conn::hello::{
+    Answer,
+    Identity,
+    Refusal, //
+};
+use crate::conn::tcp::Tcp;
+use crate::conn::transport::{
+    Link,
+    Notify,
+    Port,
+    Transport, //
+};
+use crate::sys::clock;
+use crate::sys::net::Net;
+use core::net::{
+    IpAddr,
+    SocketAddr, //
+};
+use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+use kernel::sync::{
+    new_mutex,
+    new_spinlock_irq,
+    Arc,
+    Mutex,
+    SpinLockIrq, //
+};
+
+/// What the nodes of a cluster have below them.
+pub(super) enum Below {
+    /// TCP.
+    Tcp,
+    /// TCP, with a gate for each node.
+    Gated(KVec<Arc<Gate>>),
+    /// No sockets at all.
+    Memory(Arc<Memory>),
+}
+
+impl Below {
+    /// The network of a node.
+    pub(super) fn transport(&self, id: NodeId) -> Result<KBox<dyn Transport>> {
+        let tcp = Tcp::new(Net::current());
+        Ok(match self {
+            Below::Tcp => KBox::new(tcp, GFP_KERNEL)?,
+            Below::Gated(gates) => {
+                KBox::new(Gated(gates[usize::from(id)].clone(), tcp), GFP_KERNEL)?
+            }
+            Below::Memory(memory) => KBox::new(memory.clone(), GFP_KERNEL)?,
+        })
+    }
+}
+
+// ---- A network in memory.
+
+/// A network that is not TCP: pipes. They are short, and give out few bytes at a time, so that nothing
+/// that is sent comes in one piece.
+#[pin_data]
+pub(super) struct Memory {
+    /// Most bytes that are received at once.
+    piece: usize,
+    /// Links that there are.
+    links: Atomic<usize>,
+    #[pin]
+    ports: Mutex<KVec<(SocketAddr, Arc<Door>)>>,
+}
+
+/// Bytes that can be on their way.
+const PIPE: usize = 1000;
+
+/// Where connections come in.
+#[pin_data]
+struct Door {
+    #[pin]
+    inner: SpinLockIrq<DoorInner>,
+}
+
+struct DoorInner {
+    /// Has room for more before the lock is taken.
+    waiting: KVec<(MemoryLink, SocketAddr)>,
+    notify: Option<KBox<dyn Notify>>,
+}
+
+/// One direction of a connection.
+#[pin_data]
+struct Pipe {
+    #[pin]
+    inner: SpinLockIrq<PipeInner>,
+}
+
+struct PipeInner {
+    bytes: [u8; PIPE],
+    start: usize,
+    len: usize,
+    ended: bool,
+    reset: bool,
+    /// Who is told of bytes, and who of room.
+    reader: Option<Arc<KBox<dyn Notify>>>,
+    writer: Option<Arc<KBox<dyn Notify>>>,
+}
+
+struct MemoryLink {
+    memory: Arc<Memory>,
+    closed: Atomic<bool>,
+    inward: Arc<Pipe>,
+    outward: Arc<Pipe>,
+}
+
+impl Memory {
+    /// One that gives out so many bytes at a time.
+    pub(super) fn new(piece: usize) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                piece,
+                links: Atomic::new(0),
+                ports <- new_mutex!(KVec::new(), "Memory::ports"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// How many ends of links there are.
+    pub(super) fn links(&self) -> usize {
+        self.links.load(Relaxed)
+    }
+
+    fn door(&self, addr: &SocketAddr) -> Option<Arc<Door>> {
+        let ports = self.ports.lock();
+        let found = ports.iter().find(|(at, _)| at == addr);
+        found.map(|(_, door)| door.clone())
+    }
+}
+
+impl Transport for Arc<Memory> {
+    fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>> {
+        let inner = DoorInner {
+            waiting: KVec::new(),
+            notify: Some(notify),
+        };
+        let door = Arc::pin_init(
+            pin_init!(Door { inner <- new_spinlock_irq!(inner, "Door::inner") }),
+            GFP_KERNEL,
+        )?;
+        self.ports.lock().push((*addr, door.clone()), GFP_KERNEL)?;
+        Ok(KBox::new(MemoryPort(self.clone(), door), GFP_KERNEL)?)
+    }
+
+    fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
+        let door = self.door(to).ok_or(ECONNREFUSED)?;
+        let (one, other) = (Pipe::new()?, Pipe::new()?);
+        let ours = MemoryLink::new(self, one.clone(), other.clone());
+        let theirs = MemoryLink::new(self, other, one);
+        let ours = KBox::new(ours, GFP_KERNEL)?;
+        let mut room = KVec::with_capacity(64, GFP_KERNEL)?;
+        let mut inner = door.inner.lock();
+        if inner.notify.is_none() || inner.waiting.len() == room.capacity() {
+            drop(inner);
+            return Err(ECONNREFUSED);
+        }
+        if inner.waiting.capacity() == 0 {
+            core::mem::swap(&mut inner.waiting, &mut room);
+        }
+        let pushed = inner.waiting.push_within_capacity((theirs, *from));
+        if let Some(notify) = &inner.notify {
+            notify.notify();
+        }
+        drop(inner);
+        pushed.map_err(|_| ENOBUFS)?;
+        Ok(ours)
+    }
+}
+
+struct MemoryPort(Arc<Memory>, Arc<Door>);
+
+impl Port for MemoryPort {
+    fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)> {
+        let accepted = {
+            let mut inner = self.1.inner.lock();
+            if inner.waiting.is_empty() {
+                return Err(EAGAIN);
+            }
+            inner.waiting.remove(0).map_err(|_| EIO)?
+        };
+        let (link, from) = accepted;
+        Ok((KBox::new(link, GFP_KERNEL)?, from))
+    }
+
+    fn close(&self) {
+        let (notify, waiting) = {
+            let mut inner = self.1.inner.lock();
+            (inner.notify.take(), core::mem::take(&mut inner.waiting))
+        };
+        drop((notify, waiting));
+        self.0
+            .ports
+            .lock()
+            .retain(|(_, door)| !Arc::ptr_eq(door, &self.1));
+    }
+}
+
+impl Pipe {
+    fn new() -> Result<Arc<Self>> {
+        let inner = PipeInner {
+            bytes: [0; PIPE],
+            start: 0,
+            len: 0,
+            ended: false,
+            reset: false,
+            reader: None,
+            writer: None,
+        };
+        Arc::pin_init(
+            pin_init!(Self { inner <- new_spinlock_irq!(inner, "Pipe::inner") }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// No more bytes; discards those on their way if there was a `reset`.
+    fn end(&self, reset: bool) {
+        let mut inner = self.inner.lock();
+        inner.ended = true;
+        if reset {
+            inner.reset = true;
+            inner.len = 0;
+        }
+        for who in [&inner.reader, &inner.writer].into_iter().flatten() {
+            who.notify();
+        }
+    }
+}
+
+impl MemoryLink {
+    fn new(memory: &Arc<Memory>, inward: Arc<Pipe>, outward: Arc<Pipe>) -> Self {
+        memory.links.fetch_add(1, Relaxed);
+        Self {
+            memory: memory.clone(),
+            closed: Atomic::new(false),
+            inward,
+            outward,
+        }
+    }
+
+    /// Notifies nobody any more.
+    fn detach(&self) {
+        let reader = self.inward.inner.lock().reader.take();
+        let writer = self.outward.inner.lock().writer.take();
+        drop((reader, writer));
+    }
+}
+
+impl Link for MemoryLink {
+    fn attach(&self, notify: KBox<dyn Notify>) -> Result {
+        let notify = Arc::new(notify, GFP_KERNEL)?;
+        self.inward.inner.lock().reader = Some(notify.clone());
+        self.outward.inner.lock().writer = Some(notify);
+        if self.closed.load(Relaxed) {
+            self.detach();
+            return Err(ESHUTDOWN);
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result {
+        if self.inward.inner.lock().reset {
+            return Err(ECONNRESET);
+        }
+        Ok(())
+    }
+
+    fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+        let mut inner = self.outward.inner.lock();
+        if inner.ended {
+            return Err(EPIPE);
+        }
+        let mut sent = 0;
+        for &byte in bufs.iter().copied().flatten() {
+            if inner.len == PIPE {
+                break;
+            }
+            let at = (inner.start + inner.len) % PIPE;
+            inner.bytes[at] = byte;
+            inner.len += 1;
+            sent += 1;
+        }
+        if sent == 0 {
+            return Err(EAGAIN);
+        }
+        if let Some(reader) = &inner.reader {
+            reader.notify();
+        }
+        Ok(sent)
+    }
+
+    fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+        let mut inner = self.inward.inner.lock();
+        if inner.reset {
+            return Err(ECONNRESET);
+        }
+        let n = buf.len().min(inner.len).min(self.memory.piece);
+        if n == 0 {
+            return if inner.ended { Ok(0) } else { Err(EAGAIN) };
+        }
+        for byte in &mut buf[..n] {
+            *byte = inner.bytes[inner.start];
+            inner.start = (inner.start + 1) % PIPE;
+        }
+        inner.len -= n;
+        if let Some(writer) = &inner.writer {
+            writer.notify();
+        }
+        Ok(n)
+    }
+
+    fn unread(&self) -> bool {
+        self.inward.inner.lock().len > 0
+    }
+
+    fn close(&self, graceful: bool) {
+        self.closed.store(true, Relaxed);
+        self.detach();
+        self.inward.end(!graceful);
+        self.outward.end(!graceful);
+    }
+}
+
+impl Drop for MemoryLink {
+    fn drop(&mut self) {
+        self.close(true);
+        self.memory.links.fetch_sub(1, Relaxed);
+    }
+}
+
+// ---- A network that can be tampered with.
+
+/// What stands between a node and its network, and all that can be done to it there.
+#[pin_data]
+pub(super) struct Gate {
+    /// What the node sends gets lost.
+    mute: Atomic<bool>,
+    /// What is sent to the node does not reach it.
+    deaf: Atomic<bool>,
+    /// The last byte of the address from which signs of life come without end, or 0.
+    torrent: Atomic<u32>,
+    /// How often the node has looked for bytes from addresses with these last bytes.
+    looks: [Atomic<usize>; Gate::PLACES],
+    /// Links that there are.
+    links: Atomic<usize>,
+    /// Done once before a link gets somebody to notify.
+    #[pin]
+    before_attach: Mutex<Option<KBox<dyn FnMut() + Send + Sync>>>,
+}
+
+impl Gate {
+    const PLACES: usize = 8;
+
+    /// An open one.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                mute: Atomic::new(false),
+                deaf: Atomic::new(false),
+                torrent: Atomic::new(0),
+                looks: [const { Atomic::new(0) }; Self::PLACES],
+                links: Atomic::new(0),
+                before_attach <- new_mutex!(None, "Gate::before_attach"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Loses what the node sends, or no longer.
+    pub(super) fn set_mute(&self, mute: bool) {
+        self.mute.store(mute, Relaxed);
+    }
+
+    /// Loses what is sent to the node, or no longer.
+    pub(super) fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Relaxed);
+    }
+
+    /// Lets signs of life come without end from an address, or no longer from any.
+    pub(super) fn set_torrent(&self, from: Option<IpAddr>) {
+        self.torrent.store(from.map_or(0, place), Relaxed);
+    }
+
+    /// How often the node has looked for bytes from an address.
+    pub(super) fn looks(&self, from: IpAddr) -> usize {
+        self.looks[place(from) as usize % Self::PLACES].load(Relaxed)
+    }
+
+    /// How many links there are.
+    pub(super) fn links(&self) -> usize {
+        self.links.load(Relaxed)
+    }
+
+    /// Has something done before the next link gets somebody to notify.
+    pub(super) fn before_attach(&self, what: impl FnMut() + Send + Sync + 'static) -> Result {
+        let what = KBox::new(what, GFP_KERNEL)?;
+        *self.before_attach.lock() = Some(what);
+        Ok(())
+    }
+}
+
+fn place(ip: IpAddr) -> u32 {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[3].into(),
+        IpAddr::V6(ip) => ip.octets()[15].into(),
+    }
+}
+
+struct Gated(Arc<Gate>, Tcp);
+
+struct GatedLink {
+    gate: Arc<Gate>,
+    below: KBox<dyn Link>,
+    remote: IpAddr,
+}
+
+impl GatedLink {
+    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<dyn Link>> {
+        gate.links.fetch_add(1, Relaxed);
+        let link = Self {
+            gate: gate.clone(),
+            below,
+            remote,
+        };
+        Ok(KBox::new(link, GFP_KERNEL)?)
+    }
+}
+
+impl Drop for GatedLink {
+    fn drop(&mut self) {
+        self.gate.links.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Transport for Gated {
+    fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>> {
+        let port = self.1.listen(addr, notify)?;
+        Ok(KBox::new(GatedPort(self.0.clone(), port), GFP_KERNEL)?)
+    }
+
+    fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
+        GatedLink::new(&self.0, self.1.connect(from, to)?, to.ip())
+    }
+}
+
+struct GatedPort(Arc<Gate>, KBox<dyn Port>);
+
+impl Port for GatedPort {
+    fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)> {
+        let (link, from) = self.1.accept()?;
+        Ok((GatedLink::new(&self.0, link, from.ip())?, from))
+    }
+
+    fn close(&self) {
+        self.1.close();
+    }
+}
+
+struct GatedNotify(Arc<Gate>, KBox<dyn Notify>);
+
+impl Notify for GatedNotify {
+    fn notify(&self) {
+        if !self.0.deaf.load(Relaxed) {
+            self.1.notify();
+        }
+    }
+}
+
+/// A sign of life, as often as it fits.
+fn fill_with_pings(buf: &mut [u8]) -> usize {
+    let ping = Header::Ping.encode();
+    let mut frames = buf.chunks_exact_mut(HEADER_LEN);
+    let mut n = 0;
+    for frame in &mut frames {
+        frame.copy_from_slice(&ping);
+        n += HEADER_LEN;
+    }
+    n
+}
+
+impl Link for GatedLink {
+    fn attach(&self, notify: KBox<dyn Notify>) -> Result {
+        let before = self.gate.before_attach.lock().take();
+        if let Some(mut before) = before {
+            before();
+        }
+        let notify = GatedNotify(self.gate.clone(), notify);
+        self.below.attach(KBox::new(notify, GFP_KERNEL)?)
+    }
+
+    fn status(&self) -> Result {
+        self.below.status()
+    }
+
+    fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+        if self.gate.mute.load(Relaxed) {
+            return Ok(bufs.iter().map(|buf| buf.len()).sum());
+        }
+        self.below.send(bufs)
+    }
+
+    fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+        let gate = &self.gate;
+        gate.looks[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
+        if gate.deaf.load(Relaxed) {
+            return Err(EAGAIN);
+        }
+        if gate.torrent.load(Relaxed) == place(self.remote) && buf.len() >= HEADER_LEN {
+            return Ok(fill_with_pings(buf));
+        }
+        self.below.recv(buf)
+    }
+
+    fn unread(&self) -> bool {
+        !self.gate.deaf.load(Relaxed) && self.below.unread()
+    }
+
+    fn close(&self, graceful: bool) {
+        self.below.close(graceful);
+    }
+}
+
+// ---- Somebody who is no node.
+
+/// A connection that says what it is told to.
+pub(super) struct Client(KBox<dyn Link>);
+
+impl Client {
+    /// A connection to a node.
+    #[track_caller]
+    pub(super) fn connect(from: IpAddr, to: SocketAddr) -> Result<Self> {
+        let from = SocketAddr::new(from, 0);
+        let link = Tcp::new(Net::current()).connect(&from, &to).here()?;
+        // If it has been closed meanwhile, that will show.
+        eventually(|| link.status() != Err(EINPROGRESS))?;
+        Ok(Self(link))
+    }
+
+    /// A connection to node `to` that is established, as with the node `me`.
+    #[track_caller]
+    pub(super) fn join(cluster: &Cluster, me: &Identity, to: NodeId) -> Result<Self> {
+        let client = Self::connect(cluster.ip(me.id), cluster.addr(to))?;
+        client.say(&hello::hello(me, to, 0, me.windows))?;
+        match client.answer(me, to)? {
+            None => Ok(client),
+            Some(refusal) => Err(refusal.errno()).here(),
+        }
+    }
+
+    /// What node `to` answers the greeting of node `me`: why it refuses, or `None` for a welcome.
+    #[track_caller]
+    pub(super) fn answer(&self, me: &Identity, to: NodeId) -> Result<Option<Refusal>> {
+        let bytes = self.hear().here()?;
+        match hello::check_answer(&bytes, me, to) {
+            Ok(Answer::Welcome(_)) => Ok(None),
+            Ok(Answer::Refused(refusal)) => Ok(Some(refusal)),
+            Err(_) => Err(EPROTO).here(),
+        }
+    }
+
+    /// Waits for a frame without a payload; what comes before it has none either.
+    #[track_caller]
+    pub(super) fn wait_for(&self, frame: Header) -> Result {
+        while self.hear().here()? != frame.encode() {}
+        Ok(())
+    }
+
+    /// Says something.
+    #[track_caller]
+    pub(super) fn say(&self, bytes: &[u8]) -> Result {
+        self.tell(bytes).here()
+    }
+
+    /// Says something, to who may have stopped listening.
+    pub(super) fn tell(&self, bytes: &[u8]) -> Result {
+        let mut said = 0;
+        let mut result = Ok(());
+        eventually(|| {
+            match self.0.send(&[&bytes[said..]]) {
+                Ok(n) => said += n,
+                Err(e) if e == EAGAIN => {}
+                Err(e) => result = Err(e),
+            }
+            said == bytes.len() || result.is_err()
+        })?;
+        result
+    }
+
+    /// Hears so many bytes; `ECONNRESET` when they do not come any more.
+    pub(super) fn hear<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut heard = 0;
+        let begin = clock::now();
+        while heard < N {
+            match self.0.recv(&mut bytes[heard..]) {
+                Ok(0) => return Err(ECONNRESET),
+                Ok(n) => heard += n,
+                Err(e) if e != EAGAIN => return Err(e),
+                Err(_) if clock::now() - begin > SOON_MS => return Err(ETIMEDOUT),
+                Err(_) => pause(1),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Whether the other side has closed, whatever it said before.
+    pub(super) fn is_closed(&self) -> bool {
+        let mut buf = [0; 64];
+        loop {
+            match self.0.recv(&mut buf) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) => return e != EAGAIN,
+            }
+        }
+    }
+
+    /// Waits until the other side has closed.
+    #[track_caller]
+    pub(super) fn wait_closed(&self) -> Result {
+        eventually(|| self.is_closed())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.close(true);
+    }
+}
+
+/// A port at which no node listens.
+pub(super) struct Trap {
+    port: KBox<dyn Port>,
+}
+
+struct Nobody;
+
+impl Notify for Nobody {
+    fn notify(&self) {}
+}
+
+impl Trap {
+    /// Listens where a node is expected.
+    pub(super) fn set(at: SocketAddr) -> Result<Self> {
+        let notify = KBox::new(Nobody, GFP_KERNEL)?;
+        let port = Tcp::new(Net::current()).listen(&at, notify).here()?;
+        Ok(Self { port })
+    }
+
+    /// Takes the next connection.
+    #[track_caller]
+    pub(super) fn catch(&self) -> Result<Client> {
+        let mut caught = Err(EAGAIN);
+        eventually(|| {
+            caught = self.port.accept();
+            !matches!(caught, Err(EAGAIN))
+        })?;
+        let (link, _) = caught.here()?;
+        Ok(Client(link))
+    }
+}
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        self.port.close();
+    }
+}

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Greetings and frames that are not what they should be: each is turned down, and nobody else
+//! notices.
+
+use super::harness::*;
+use super::net::{
+    Client,
+    Trap, //
+};
+use crate::config::{
+    ClusterName,
+    NodeId, //
+};
+use crate::conn::credit::Lane;
+use crate::conn::frame::{
+    Bye,
+    Header,
+    Outcome,
+    HEADER_LEN, //
+};
+use crate::conn::hello;
+use crate::conn::hello::{
+    Bytes,
+    Identity,
+    Refusal,
+    GREETING_LEN, //
+};
+use crate::sys::clock;
+use crate::sys::clock::Millis;
+use kernel::prelude::*;
+
+/// Where the fields of a greeting are.
+const VERSION_AT: usize = 4;
+const KIND_AT: usize = 6;
+const INCARNATION_AT: usize = 16;
+
+/// How long a greeting may take, where that matters.
+const HANDSHAKE_MS: Millis = 400 * SLOWNESS;
+
+/// Three nodes at addresses of their own.
+fn three() -> Result<Cluster> {
+    let mut plan = Plan::of(3);
+    plan.ip = own_ip;
+    plan.limits.handshake_ms = HANDSHAKE_MS as u32;
+    let cluster = Cluster::new(plan)?;
+    for node in cluster.nodes() {
+        register_echo(node)?;
+    }
+    Ok(cluster)
+}
+
+/// Checks that no connection has been lost, and that all work.
+#[track_caller]
+fn undisturbed(cluster: &Cluster) -> Result {
+    for node in cluster.nodes() {
+        for peer in node.peers() {
+            check_eq!(peer.snapshot().epoch, 1);
+        }
+    }
+    all_talk(cluster)
+}
+
+/// A frame with one byte changed.
+fn broken(header: Header, at: usize, value: u8) -> [u8; HEADER_LEN] {
+    let mut bytes = header.encode();
+    bytes[at] = value;
+    bytes
+}
+
+/// The nodes 1 and 2, and somebody to play node 0.
+fn without_node_0() -> Result<(Cluster, Identity)> {
+    let mut plan = Plan::small(3);
+    plan.ip = own_ip;
+    let mut cluster = Cluster::idle(plan)?;
+    for id in [1, 2] {
+        cluster.start(id)?;
+        register_echo(&*cluster.node(id)?)?;
+    }
+    let node = cluster.node(1)?;
+    node.wait_up(Some(2), SOON).here()?;
+    cluster.node(2)?.wait_up(Some(1), SOON).here()?;
+    let me = cluster.stranger(0, 7)?;
+    Ok((cluster, me))
+}
+
+/// Checks that the connection of nodes 1 and 2 has not been lost, and works.
+#[track_caller]
+fn one_and_two_go_on(cluster: &Cluster) -> Result {
+    let (one, two) = (cluster.node(1)?, cluster.node(2)?);
+    echo(&one, &two)?;
+    echo(&two, &one)?;
+    check_eq!((epoch(&one, 2), epoch(&two, 1)), (1, 1));
+    Ok(())
+}
+
+#[kunit_tests(kccm_refusal)]
+mod tests {
+    use super::*;
+
+    // ---- Greetings.
+
+    /// Every reason is told to who is refused.
+    #[test]
+    fn greeting_is_refused() -> Result {
+        let cluster = three()?;
+        let zero = cluster.stranger(0, 7)?;
+        let two = cluster.stranger(2, 7)?;
+        let nine = cluster.stranger(9, 7)?;
+        let mut other = zero;
+        other.cluster = ClusterName::new(b"other").ok_or(EINVAL)?;
+        let hello = |me: &Identity, to| hello::hello(me, to, 0, [0; 2]);
+        let change = |at: usize, value| {
+            let mut bytes = hello(&zero, 1);
+            bytes[at] = value;
+            bytes
+        };
+        let mut no_incarnation = hello(&zero, 1);
+        no_incarnation[INCARNATION_AT..][..8].fill(0);
+        // From where, to whom, what, and the answer.
+        let cases: [(NodeId, NodeId, Bytes, Refusal); 12] = [
+            (0, 1, hello(&other, 1), Refusal::Cluster),
+            (0, 1, hello(&zero, 2), Refusal::UnknownId),
+            (0, 1, hello(&zero, 9), Refusal::UnknownId),
+            (8, 1, hello(&nine, 1), Refusal::UnknownId),
+            (2, 2, hello(&two, 2), Refusal::UnknownId),
+            (2, 1, hello(&two, 1), Refusal::Direction),
+            (0, 1, hello(&zero, 1), Refusal::Duplicate),
+            (2, 1, hello(&zero, 1), Refusal::Address),
+            (0, 1, change(VERSION_AT, 2), Refusal::Version),
+            (0, 1, change(KIND_AT, 2), Refusal::Malformed),
+            (0, 1, change(GREETING_LEN - 1, 1), Refusal::Malformed),
+            (0, 1, no_incarnation, Refusal::Malformed),
+        ];
+        for (i, (from, to, bytes, expected)) in cases.into_iter().enumerate() {
+            let client = Client::connect(own_ip(from), cluster.addr(to))?;
+            client.say(&bytes)?;
+            // A refusal says no more than why.
+            let answer = client.answer(&zero, to)?;
+            check_eq!((i, answer), (i, Some(expected)));
+            client.wait_closed()?;
+        }
+        undisturbed(&cluster)
+    }
+
+    /// What is no greeting at all gets no answer, however long it is.
+    #[test]
+    fn garbage() -> Result {
+        let cluster = three()?;
+        for len in [GREETING_LEN, GREETING_LEN + 1, 100_000] {
+            let client = Client::connect(own_ip(0), cluster.addr(1))?;
+            // It may be closed before all has been said.
+            let _ = client.say(&pattern(len, 1)?);
+            check_eq!(client.hear::<1>(), Err(ECONNRESET));
+        }
+        undisturbed(&cluster)
+    }
+
+    /// Who does not greet in time is hung up on: with nothing said, with half a greeting, with one
+    /// that comes by and by.
+    #[test]
+    fn greeting_takes_too_long() -> Result {
+        let cluster = three()?;
+        let me = cluster.stranger(0, 7)?;
+        let hello = hello::hello(&me, 1, 0, [0; 2]);
+        let begin = clock::now();
+        let mut clients = KVec::new();
+        for said in [0, 1, GREETING_LEN - 1] {
+            let client = Client::connect(own_ip(0), cluster.addr(1))?;
+            client.say(&hello[..said])?;
+            clients.push(client, GFP_KERNEL)?;
+        }
+        let slow = Client::connect(own_ip(0), cluster.addr(1))?;
+        for byte in &hello[..GREETING_LEN - 1] {
+            pause(10 * SLOWNESS);
+            if slow.tell(&[*byte]).is_err() {
+                break;
+            }
+        }
+        clients.push(slow, GFP_KERNEL)?;
+        for client in &clients {
+            client.wait_closed()?;
+        }
+        let elapsed = clock::now() - begin;
+        check!(elapsed >= HANDSHAKE_MS - 20);
+        // Not only when the slow one has come to its end.
+        check!(elapsed < 10 * SLOWNESS * GREETING_LEN as Millis);
+        undisturbed(&cluster)
+    }
+
+    /// A greeting that comes in pieces is as good as any, if it comes in time.
+    #[test]
+    fn greeting_in_pieces() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let client = Client::connect(own_ip(0), cluster.addr(1))?;
+        for byte in hello::hello(&me, 1, 0, me.windows) {
+            client.say(&[byte])?;
+        }
+        check_eq!(client.answer(&me, 1)?, None);
+        let node = cluster.node(1)?;
+        node.wait_up(Some(0), SOON).here()?;
+        check_eq!(node.peer(0).map(|p| p.snapshot().incarnation), Some(7));
+        Ok(())
+    }
+
+    /// A crowd of callers that say nothing: it is bounded, and the nodes go on.
+    #[test]
+    fn crowd_without_greeting() -> Result {
+        let cluster = Cluster::of(2)?;
+        for node in cluster.nodes() {
+            register_echo(node)?;
+        }
+        let mut crowd = KVec::new();
+        for _ in 0..340 {
+            crowd.push(Client::connect(cluster.ip(0), cluster.addr(1))?, GFP_KERNEL)?;
+        }
+        let turned_away = || crowd.iter().filter(|client| client.is_closed()).count();
+        // As many as there can be nodes, and a few more, are listened to.
+        eventually(|| turned_away() == 340 - 320)?;
+        undisturbed(&cluster)
+    }
+
+    /// P10: what answers at a peer's address may not be that peer: the node says why not, and tries
+    /// again until it is.
+    #[test]
+    fn answer_is_not_the_peer_s() -> Result {
+        let mut plan = Plan::of(3);
+        plan.limits.handshake_ms = HANDSHAKE_MS as u32;
+        let mut cluster = Cluster::idle(plan)?;
+        let trap = Trap::set(cluster.addr(1))?;
+        for id in [0, 2] {
+            cluster.start(id)?;
+            register_echo(&*cluster.node(id)?)?;
+        }
+        let (node, two) = (cluster.node(0)?, cluster.node(2)?);
+        node.wait_up(Some(2), SOON).here()?;
+        two.wait_up(Some(0), SOON).here()?;
+        let one = cluster.stranger(1, 7)?;
+        let nine = cluster.stranger(9, 7)?;
+        let mut other = one;
+        other.cluster = ClusterName::new(b"other").ok_or(EINVAL)?;
+        let mut earlier = node.identity;
+        earlier.incarnation ^= 1;
+        let me = &node.identity;
+        let welcome = |from: &Identity, to: &Identity| hello::welcome(from, to, [0; 2]);
+        let mut version = welcome(&one, me);
+        version[VERSION_AT] = 2;
+        let garbage: Bytes = *pattern(GREETING_LEN, 1)?.first_chunk().ok_or(EIO)?;
+        let cases: [(Bytes, Refusal); 7] = [
+            (garbage, Refusal::Malformed),
+            (version, Refusal::Version),
+            (welcome(&other, me), Refusal::Cluster),
+            (welcome(&nine, me), Refusal::UnknownId),
+            (welcome(&one, &two.identity), Refusal::UnknownId),
+            (welcome(&one, &earlier), Refusal::UnknownId),
+            (hello::refuse(&one, Refusal::Address), Refusal::Address),
+        ];
+        let peer = node.peer(1).ok_or(EINVAL)?;
+        let seen = |error: Error, refusal: Option<Refusal>| {
+            eventually(|| {
+                let seen = peer.snapshot();
+                (seen.last_error, seen.last_refusal) == (Some(error), refusal)
+            })
+        };
+        for (i, (answer, refusal)) in cases.into_iter().enumerate() {
+            let caught = trap.catch()?;
+            check_eq!((i, caught.hear::<GREETING_LEN>().err()), (i, None));
+            caught.say(&answer)?;
+            caught.wait_closed()?;
+            seen(refusal.errno(), Some(refusal))?;
+            check_eq!((i, peer.stats.attempts.get()), (i, i as u64 + 1));
+        }
+        // Half an answer, and the end; half an answer, and silence.
+        for (error, silent) in [(ECONNRESET, false), (ETIMEDOUT, true)] {
+            let caught = trap.catch()?;
+            caught.hear::<GREETING_LEN>().here()?;
+            caught.say(&garbage[..70])?;
+            if silent {
+                caught.wait_closed()?;
+            }
+            drop(caught);
+            seen(error, None)?;
+        }
+        check_eq!((epoch(&node, 2), epoch(&two, 0)), (1, 1));
+        drop(trap);
+        cluster.start(1)?;
+        cluster.connected()
+    }
+
+    // ---- Frames.
+
+    /// A frame that makes no sense ends its connection, with a word about why.
+    #[test]
+    fn frame_is_malformed() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let node = cluster.node(1)?;
+        let message = |len| Header::Message { tag: 1, len };
+        let call = |reply_max, len| Header::CallSync {
+            id: 1,
+            func: ECHO,
+            reply_max,
+            len,
+        };
+        let reply = Header::Reply {
+            id: 1,
+            outcome: Outcome::Ran,
+            status: 0,
+            needed: 0,
+            len: 0,
+        };
+        let credit = Header::Credit {
+            lane: Lane::Messages,
+            limit: 0,
+        };
+        let (kind, flags, reserved, tag) = (4, 5, 6, 32);
+        let frames = [
+            broken(Header::Ping, kind, 0),
+            broken(Header::Ping, kind, 8),
+            broken(Header::Ping, kind, 255),
+            broken(Header::Ping, 0, 1),
+            broken(message(0), flags, 1),
+            broken(message(0), reserved, 1),
+            broken(reply, flags, 99),
+            broken(credit, tag, 2),
+            broken(Header::Bye(Bye::Stopping), tag, 99),
+            message(SMALL_MESSAGE as u32 + 1).encode(),
+            message(u32::MAX).encode(),
+            call(0, (1 << 20) + 1).encode(),
+            call((1 << 20) + 1, 0).encode(),
+        ];
+        for (session, frame) in (1..).zip(frames) {
+            let client = Client::join(&cluster, &me, 1)?;
+            eventually(|| epoch(&node, 0) == session)?;
+            // What comes before it is served, what comes after it is not.
+            client.say(&message(0).encode())?;
+            client.say(&frame)?;
+            let _ = client.tell(&message(0).encode());
+            client.wait_for(Header::Bye(Bye::Protocol))?;
+            client.wait_closed()?;
+            sees_down(&node, 0)?;
+            let seen = node.peer(0).map(|p| p.snapshot().last_error);
+            check_eq!(seen, Some(Some(EPROTO)));
+            waiting(&node, session as usize, 0)?;
+        }
+        one_and_two_go_on(&cluster)
+    }
+
+    /// What breaks the rules of credit ends the connection, too.
+    #[test]
+    fn credit_is_overdrawn() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let node = cluster.node(1)?;
+        let message = pattern(HEADER_LEN + SMALL_MESSAGE, 1)?;
+        let header = Header::Message {
+            tag: 1,
+            len: SMALL_MESSAGE as u32,
+        };
+        let client = Client::join(&cluster, &me, 1)?;
+        for _ in 0..SMALL_ROOM {
+            client.say(&header.encode())?;
+            client.say(&message[HEADER_LEN..])?;
+        }
+        waiting(&node, SMALL_ROOM, 0)?;
+        check!(node.peer(0).is_some_and(|p| p.is_up()));
+        client.say(&header.encode())?;
+        let _ = client.tell(&message[HEADER_LEN..]);
+        client.wait_closed()?;
+        sees_down(&node, 0)?;
+        waiting(&node, SMALL_ROOM, 0)?;
+        // A grant of more than there can be room for.
+        let limit = me.windows[0] + 1;
+        for (limit, good) in [(limit - 1, true), (limit, false), (u64::MAX, false)] {
+            let client = Client::join(&cluster, &me, 1)?;
+            node.wait_up(Some(0), SOON).here()?;
+            let lane = Lane::Messages;
+            client.say(&Header::Credit { lane, limit }.encode())?;
+            client.say(&Header::Ping.encode())?;
+            if good {
+                steadily(30, || node.peer(0).is_some_and(|p| p.is_up()))?;
+            } else {
+                client.wait_closed()?;
+            }
+            drop(client);
+            sees_down(&node, 0)?;
+        }
+        one_and_two_go_on(&cluster)
+    }
+
+    /// Half a frame, and then the end, or silence.
+    #[test]
+    fn half_a_frame() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let node = cluster.node(1)?;
+        let header = Header::Message { tag: 1, len: 100 };
+        let mut frame = pattern(HEADER_LEN + 100, 1)?;
+        frame[..HEADER_LEN].copy_from_slice(&header.encode());
+        for len in [1, HEADER_LEN - 1, HEADER_LEN, HEADER_LEN + 99] {
+            let client = Client::join(&cluster, &me, 1)?;
+            node.wait_up(Some(0), SOON).here()?;
+            client.say(&frame[..len])?;
+            drop(client);
+            sees_down(&node, 0)?;
+        }
+        waiting(&node, 0, 0)?;
+        one_and_two_go_on(&cluster)
+    }
+
+    /// A reply that nobody waits for does no harm.
+    #[test]
+    fn reply_to_nothing() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let node = cluster.node(1)?;
+        let client = Client::join(&cluster, &me, 1)?;
+        node.wait_up(Some(0), SOON).here()?;
+        let reply = |id| Header::Reply {
+            id,
+            outcome: Outcome::Ran,
+            status: 0,
+            needed: 0,
+            len: 0,
+        };
+        for id in [0, 1, u64::MAX] {
+            client.say(&reply(id).encode())?;
+        }
+        // Nor can it take the place of another's.
+        let latch = Latch::new()?;
+        let barrier = latch.barrier();
+        register(
+            &*cluster.node(2)?,
+            1,
+            crate::rcall::handlers::Class::Long,
+            move |_| {
+                barrier.pass();
+                5
+            },
+        )?;
+        let theirs = node.clone();
+        let caller = spawn(move || call(&theirs, 2, 1))?;
+        latch.wait_held(1)?;
+        for id in 0..20 {
+            client.say(&reply(id).encode())?;
+        }
+        let call = Header::CallSync {
+            id: 99,
+            func: ECHO,
+            reply_max: 0,
+            len: 0,
+        };
+        client.say(&call.encode())?;
+        client.wait_for(reply(99))?;
+        check!(!caller.is_done());
+        latch.open();
+        check_eq!(caller.join()?, Ok(5));
+        Ok(())
+    }
+
+    /// A peer that takes its leave.
+    #[test]
+    fn good_bye() -> Result {
+        let (cluster, me) = without_node_0()?;
+        let node = cluster.node(1)?;
+        for (why, error) in [
+            (Bye::Stopping, ESHUTDOWN),
+            (Bye::AdminDown, ESHUTDOWN),
+            (Bye::Reconnect, ECONNRESET),
+            (Bye::Replaced, ECONNRESET),
+            (Bye::Protocol, EPROTO),
+        ] {
+            let client = Client::join(&cluster, &me, 1)?;
+            node.wait_up(Some(0), SOON).here()?;
+            client.say(&Header::Bye(why).encode())?;
+            client.wait_closed()?;
+            sees_down(&node, 0)?;
+            let seen = node.peer(0).and_then(|p| p.snapshot().last_error);
+            check_eq!(seen, Some(error));
+        }
+        one_and_two_go_on(&cluster)
+    }
+}
