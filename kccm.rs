@@ -7,7 +7,7 @@
 //! | module       | what it owns                                                               |
 //! |--------------|----------------------------------------------------------------------------|
 //! | [`api`]      | the exported `kccm_*` functions: checks arguments, calls the node          |
-//! | [`module`]   | the module: a node made from the parameters                                |
+//! | [`mod@module`] | the module: a node made from the parameters                                |
 //! | [`node`]     | one member of a cluster: everything below, started and stopped             |
 //! | [`listener`] | the thread that serves what comes in: frames are handed out there          |
 //! | [`recovery`] | the thread that keeps the node connected: attempts, heartbeats, time-outs  |

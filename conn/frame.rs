@@ -238,7 +238,7 @@ impl Header {
             Self::CALL_SYNC => Header::CallSync {
                 id,
                 func: tag,
-                reply_max: arg.cast_unsigned(),
+                reply_max: arg as u32,
                 len,
             },
             Self::REPLY => Header::Reply {
@@ -306,7 +306,7 @@ impl Header {
                 func,
                 reply_max,
                 ..
-            } => (Self::CALL_SYNC, 0, id, func, reply_max.cast_signed()),
+            } => (Self::CALL_SYNC, 0, id, func, reply_max as i32),
             Header::Reply {
                 id,
                 outcome,
@@ -805,7 +805,7 @@ pub(crate) mod tests {
     fn room_for_a_reply_is_limited() {
         let with = |reply_max: u32| {
             let drawn = Drawn {
-                arg: reply_max.cast_signed(),
+                arg: reply_max as i32,
                 ..Drawn::new(3)
             };
             drawn.parse()

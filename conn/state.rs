@@ -406,11 +406,9 @@ mod tests {
                     let expected = change.map_or((state, Action::None), |c| (c.3, c.4));
                     let mut machine = machine_in(role, state);
                     let action = machine.step(event, NOW, FULL);
-                    if (machine.state(), action) != expected {
-                        pr_err!(
-                            "{role:?} {state:?} {event:?}: {:?}, not {expected:?}\n",
-                            (machine.state(), action)
-                        );
+                    let found = (machine.state(), action);
+                    if found != expected {
+                        pr_err!("{role:?} {state:?} {event:?}: {found:?}, not {expected:?}\n");
                         wrong += 1;
                     }
                 }

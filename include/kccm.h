@@ -268,6 +268,7 @@ int kccm_members(__u32 *ids, unsigned int max);
  * @node: its id; the own node is always up
  *
  * Context: any.
+ * Return: whether it is; false for an id that is no node's.
  */
 bool kccm_is_up(int node);
 

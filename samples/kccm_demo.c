@@ -441,7 +441,7 @@ static ssize_t demo_write(struct file *file, const char __user *buf, size_t len,
 	ssize_t ret;
 	char *line;
 
-	line = memdup_user_nul(buf, min(len, (size_t)1024));
+	line = memdup_user_nul(buf, min_t(size_t, len, 1024));
 	if (IS_ERR(line))
 		return PTR_ERR(line);
 	if (mutex_lock_killable(&df->lock)) {
@@ -471,7 +471,7 @@ static ssize_t demo_read(struct file *file, char __user *buf, size_t len,
 
 static int demo_open(struct inode *inode, struct file *file)
 {
-	struct demo_file *df = kzalloc(sizeof(*df), GFP_KERNEL);
+	struct demo_file *df = kzalloc_obj(*df);
 
 	if (!df)
 		return -ENOMEM;

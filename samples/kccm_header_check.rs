@@ -20,7 +20,9 @@ const __LOG_PREFIX: &[u8] = b"kccm_header_check\0";
 #[expect(unreachable_pub)]
 #[expect(clashing_extern_declarations)]
 #[expect(improper_ctypes)]
-#[deny(dead_code)]
+// Older compilers do not count what is used in constants only.
+#[cfg_attr(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES, deny(dead_code))]
+#[cfg_attr(not(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES), allow(dead_code))]
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks)]
 mod header {
     use kernel::bindings::module;

@@ -31,7 +31,7 @@ pub(crate) fn jiffies(ms: Millis) -> Jiffies {
     match u32::try_from(ms) {
         // The kernel takes what is negative as an `int` for "never".
         Ok(ms) if i32::try_from(ms).is_ok() => msecs_to_jiffies(ms).max(1),
-        _ => kernel::ffi::c_long::MAX.cast_unsigned() as Jiffies,
+        _ => kernel::ffi::c_long::MAX as Jiffies,
     }
 }
 

@@ -112,7 +112,7 @@ impl WaitQueue {
         }
         let mut left = match timeout {
             Timeout::NoWait => return Err(EAGAIN),
-            Timeout::After(ms) => clock::jiffies(ms).cast_signed() as c_long,
+            Timeout::After(ms) => clock::jiffies(ms) as c_long,
             Timeout::Forever => c_long::MAX,
         };
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
@@ -183,7 +183,7 @@ impl OneShot {
         let jiffies = match timeout {
             Timeout::NoWait => return Err(EAGAIN),
             Timeout::After(ms) => clock::jiffies(ms),
-            Timeout::Forever => c_long::MAX.cast_unsigned() as kernel::time::Jiffies,
+            Timeout::Forever => c_long::MAX as kernel::time::Jiffies,
         };
         // SAFETY: The completion is initialised; sleeping is allowed by this function's contract.
         match unsafe {

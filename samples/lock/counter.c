@@ -68,7 +68,7 @@ static struct counter *received;
  * @done: how many are made
  * @msecs: how long it took
  */
-static struct run {
+struct run {
 	struct mutex mutex;	/* see above */
 	struct task_struct *task;
 	struct claim claim;
@@ -78,7 +78,9 @@ static struct run {
 	u64 wanted;
 	u64 done;
 	u64 msecs;
-} run = {
+};
+
+static struct run run = {
 	.mutex = __MUTEX_INITIALIZER(run.mutex),
 	.claim = { .list = LIST_HEAD_INIT(run.claim.list) },
 	.state = "none",
@@ -94,7 +96,7 @@ static struct run {
  * @short_of: how many failed because a quorum was not there any more
  * @lost: how often the count was not what it must be
  */
-static struct history {
+struct history {
 	bool begun;
 	bool unsure;
 	bool in_flight;
@@ -102,7 +104,9 @@ static struct history {
 	u64 fenced;
 	u64 short_of;
 	u64 lost;
-} history;
+};
+
+static struct history history;
 
 static inline void le64_inc(__le64 *number)
 {
@@ -112,7 +116,9 @@ static inline void le64_inc(__le64 *number)
 /* ---- Copies ---- */
 
 /**
- * counter_size() - the length of a copy in bytes
+ * counter_size() - how long a copy is
+ *
+ * Return: its length in bytes.
  */
 size_t counter_size(void)
 {

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
 from cluster import Cluster, flavour
 from cluster.machine import Machine
 from logs import kccm_lines
@@ -188,7 +189,7 @@ def test_every_number_has_its_wrong_values() -> None:
 def test_address_that_cannot_be_used(machine: Machine) -> None:
     """The own entry of peers: another machine's address, a port in use; the log says so."""
     says = r"node 0: cannot listen at 10\.1\.0\.77:7700: .*is that address this machine's"
-    peers = {"peers": "0=10.1.0.77,1=10.1.0.2"}
+    peers: dict[str, str | None] = {"peers": "0=10.1.0.77,1=10.1.0.2"}
     assert not refuses(machine, parameters(peers), errno.EADDRNOTAVAIL, says)
     assert not leftovers(machine)
     # And a port that something else listens at.

@@ -99,7 +99,7 @@ def test_while_connecting(cluster3: Cluster) -> None:
         assert leftovers(cluster3, 1) == ""
     cluster3.switch.rejoin(1)
     # At once, over and over, while peers connect.
-    both = "insmod /modules/kccm.ko {} && rmmod kccm".format(cluster3.parameters(1))
+    both = f"insmod /modules/kccm.ko {cluster3.parameters(1)} && rmmod kccm"
     cluster3[1].run(f"for i in 1 2 3 4 5 6 7 8 9 10; do {both} || exit 1; done", timeout=60)
     assert leftovers(cluster3, 1) == ""
     cluster3.load(1)
