@@ -706,10 +706,8 @@ mod tests {
             };
             let judged = (hello.refusal()?, hello.is_accepted()?);
             if judged != expected || judge_answer(&answer)? != heard {
-                pr_err!(
-                    "{field:?} at {at}: {:?}\n",
-                    (judged, judge_answer(&answer)?)
-                );
+                let answered = judge_answer(&answer)?;
+                pr_err!("{field:?} at {at}: {judged:?}, {answered:?}\n");
                 return Err(EINVAL);
             }
             Ok(())
