@@ -51,9 +51,11 @@ def test_attempts_into_a_cut_link(cluster3: Cluster) -> None:
     cluster3.cut(0, 1)
     cluster3.load(0, handshake_ms=500, backoff_min_ms=50, backoff_max_ms=100)
     cluster3.wait_state(0, 2, "up")
-    states = f"while read -r s <{SYSFS}/peers/1/state; do echo $s; usleep 10000; done"
-    watch = cluster3[0].spawn(f"({states}) | uniq | head -n 6")
-    seen = watch.wait().out.split()
+    watch = (
+        f"n=0; was=; while [ $n -lt 6 ]; do read -r s <{SYSFS}/peers/1/state; "
+        '[ "$s" = "$was" ] || { echo $s; was=$s; n=$((n + 1)); }; usleep 10000; done'
+    )
+    seen = cluster3[0].run(watch).out.split()
     assert set(seen) == {"connecting", "backoff"}
     assert cluster3.peer(0, 1, "last_error") == "ETIMEDOUT"
     cluster3.heal(0, 1)
