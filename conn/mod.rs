@@ -268,6 +268,9 @@ impl Conn {
         match self.tx.drain(&*self.link) {
             Ok(tx::Drained::Done) => {}
             Ok(tx::Drained::Yield) => self.schedule(),
+            // What came in before that, perhaps a `Bye`, says more than the error, which the
+            // listener will find behind it.
+            Err(_) if self.unread() => self.schedule(),
             Err(e) => self.fail(e, None),
         }
     }

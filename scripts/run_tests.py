@@ -250,6 +250,8 @@ class KunitRun:
         *needed, module = machine.spec.image.dependencies(KUNIT_MODULE)
         for name in needed:
             machine.insmod(name)
+        # insmod sleeps for as long as a case takes: that is no hung task.
+        machine.write("/proc/sys/kernel/hung_task_timeout_secs", "240")
         job = machine.spawn(f"insmod /modules/{module}.ko")
         try:
             self._follow(machine, job)

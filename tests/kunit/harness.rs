@@ -64,8 +64,13 @@ use kernel::sync::{
     Mutex, //
 };
 
-/// How much slower a kernel is that checks itself, for what depends on time or takes a lot of it.
+/// How much longer times must be in a kernel that checks itself, which is slow.
 pub(super) const SLOWNESS: u64 = if cfg!(CONFIG_KASAN) { 5 } else { 1 };
+
+/// So many times, but fewer in a kernel that checks itself.
+pub(super) const fn often(times: u64) -> u64 {
+    times / if cfg!(CONFIG_KASAN) { 20 } else { 1 }
+}
 
 /// How long anything may take that is not expected to fail, milliseconds. It ends a test that hangs;
 /// whether the machine is fast is not what is tested.

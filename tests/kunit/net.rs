@@ -437,7 +437,7 @@ struct GatedLink {
 }
 
 impl GatedLink {
-    fn boxed(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<dyn Link>> {
+    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<dyn Link>> {
         gate.links.fetch_add(1, Relaxed);
         let link = Self {
             gate: gate.clone(),
@@ -461,7 +461,7 @@ impl Transport for Gated {
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
-        GatedLink::boxed(&self.0, self.1.connect(from, to)?, to.ip())
+        GatedLink::new(&self.0, self.1.connect(from, to)?, to.ip())
     }
 }
 
@@ -470,7 +470,7 @@ struct GatedPort(Arc<Gate>, KBox<dyn Port>);
 impl Port for GatedPort {
     fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)> {
         let (link, from) = self.1.accept()?;
-        Ok((GatedLink::boxed(&self.0, link, from.ip())?, from))
+        Ok((GatedLink::new(&self.0, link, from.ip())?, from))
     }
 
     fn close(&self) {

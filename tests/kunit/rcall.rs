@@ -258,7 +258,7 @@ mod tests {
     /// P9: calls of short handlers run in the order in which they were made.
     #[test]
     fn short_calls_run_in_order() -> Result {
-        const CALLS: usize = 1000 / SLOWNESS as usize;
+        const CALLS: usize = often(1000) as usize;
         let cluster = Cluster::of(2)?;
         let (caller, node) = cluster.pair()?;
         let (next, wrong) = (count()?, count()?);
@@ -550,7 +550,7 @@ mod tests {
     #[test]
     fn many_callers() -> Result {
         const CALLERS: u64 = 8;
-        const CALLS: u64 = 500 / SLOWNESS;
+        const CALLS: u64 = often(500);
         let cluster = Cluster::of(2)?;
         let (caller, node) = cluster.pair()?;
         register_echo(&node)?;
@@ -576,7 +576,7 @@ mod tests {
             job.join()??;
         }
         check_eq!(caller.calls.waiting(), 0);
-        let calls = CALLERS * (CALLS + CALLS / 10);
+        let calls = CALLERS * (CALLS + CALLS.div_ceil(10));
         let stats = &node.peer(0).ok_or(EINVAL)?.stats;
         check_eq!(stats.rx_rcalls.get(), calls);
         check_eq!(caller.peer(1).map(|p| p.stats.tx_rcalls.get()), Some(calls));

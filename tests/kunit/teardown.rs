@@ -185,7 +185,10 @@ mod tests {
     /// those who do not go on.
     #[test]
     fn under_load() -> Result {
-        let mut cluster = Cluster::of(3)?;
+        let mut plan = Plan::small(3);
+        // So that nobody waits behind more calls than can be run in reasonable time.
+        (plan.limits.max_rcall, plan.limits.rcall_bytes) = (1000, 8 << 10);
+        let mut cluster = Cluster::new(plan)?;
         for node in cluster.nodes() {
             register_echo(node)?;
             register(node, LONG, Class::Long, |call| call.args.len() as i32)?;
