@@ -73,9 +73,8 @@ use kernel::sync::{
     Mutex, //
 };
 
-/// Connections that have come in from elsewhere than a peer's address and not yet greeted: at most so
-/// many. Those from peers' addresses have places of their own.
-const MAX_STRANGERS: usize = 64;
+/// Connections that have come in and not yet greeted: at most so many more than there can be nodes.
+const MAX_PENDING: usize = 64;
 
 /// How many connections that come to nothing are accepted in a row.
 const ACCEPTS: usize = 32;
@@ -232,13 +231,7 @@ impl Node {
     /// Enters a connection among those that have yet to greet; `None` if there are too many.
     fn admit_pending(&self, link: KBox<dyn Link>, remote: SocketAddr) -> Result<Option<Arc<Conn>>> {
         let mut pending = self.pending.lock();
-        let is_peer = |ip| self.peers.iter().any(|p| p.addr.ip() == ip);
-        let known = is_peer(remote.ip());
-        let alike = pending
-            .iter()
-            .filter(|p| is_peer(p.conn.remote.ip()) == known)
-            .count();
-        if alike >= if known { MAX_NODES } else { MAX_STRANGERS } {
+        if pending.len() >= MAX_PENDING + MAX_NODES {
             drop(pending);
             link.close(false);
             if log::allowed() {

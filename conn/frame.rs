@@ -1160,7 +1160,7 @@ pub(crate) mod tests {
             reader.finish()?;
         }
         // And in every two places.
-        let stream = Stream::new([message(3), Header::Ping, message(2)])?;
+        let stream = Stream::new([message(3), Header::Ping])?;
         let mut reader = Reader::new(&stream)?;
         for first in 0..=stream.bytes.len() {
             for second in 0..=stream.bytes.len() - first {

@@ -619,15 +619,22 @@ impl Peer {
     /// if there was no credit for it.
     pub(crate) fn charge(self: &Arc<Self>, lane: Lane, cost: u64) -> Result<Charge> {
         let mut inner = self.inner.lock();
-        inner.recv[lane as usize]
-            .receive(cost)
-            .map_err(|_| EPROTO)?;
-        Ok(Charge {
+        let recv = &mut inner.recv[lane as usize];
+        recv.receive(cost).map_err(|_| EPROTO)?;
+        // What was released earlier may be all that the sender can go on with.
+        let limit = recv.worth_granting();
+        let charge = Charge {
             peer: self.clone(),
             lane,
             cost,
             epoch: inner.epoch,
-        })
+        };
+        let conn = inner.session.as_ref().map(|s| s.conn.clone());
+        drop(inner);
+        if let (Some(conn), Some(limit)) = (conn, limit) {
+            self.grant(&conn, lane, limit);
+        }
+        Ok(charge)
     }
 
     fn release(&self, charge: &Charge) {

@@ -160,11 +160,11 @@ def test_slow_greeting_is_in_time(cluster3: Cluster) -> None:
 
 @pytest.mark.limit(300)
 def test_many_connections_at_once(cluster3: Cluster) -> None:
-    """256 connections that say nothing: peers connect as before. No more are kept.
+    """320 connections that say nothing: peers connect as before. No more are kept.
 
     The log says so, and with the strangers everything that they had is gone.
     """
-    machine, most = cluster3[TARGET], 256
+    machine, most = cluster3[TARGET], 320
     unload_all(cluster3, TARGET)
     cluster3.load(TARGET, handshake_ms=60_000)
     cluster3.wait_connected()
