@@ -437,7 +437,7 @@ struct GatedLink {
 }
 
 impl GatedLink {
-    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<Self>> {
+    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<dyn Link>> {
         gate.links.fetch_add(1, Relaxed);
         let link = Self {
             gate: gate.clone(),
@@ -461,8 +461,7 @@ impl Transport for Gated {
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
-        let link = self.1.connect(from, to)?;
-        Ok(GatedLink::new(&self.0, link, to.ip())?)
+        GatedLink::new(&self.0, self.1.connect(from, to)?, to.ip())
     }
 }
 
