@@ -437,7 +437,7 @@ struct GatedLink {
 }
 
 impl GatedLink {
-    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<dyn Link>> {
+    fn new(gate: &Arc<Gate>, below: KBox<dyn Link>, remote: IpAddr) -> Result<KBox<Self>> {
         gate.links.fetch_add(1, Relaxed);
         let link = Self {
             gate: gate.clone(),
@@ -461,7 +461,8 @@ impl Transport for Gated {
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
-        GatedLink::new(&self.0, self.1.connect(from, to)?, to.ip())
+        let link = self.1.connect(from, to)?;
+        Ok(GatedLink::new(&self.0, link, to.ip())?)
     }
 }
 
