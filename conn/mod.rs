@@ -251,11 +251,7 @@ impl Conn {
     /// Frames go out in the order of these calls. `EHOSTDOWN` when the connection has ended.
     pub(crate) fn transmit(self: &Arc<Self>, frame: kernel::list::ListArc<OutFrame>) -> Result {
         self.tx.push(frame)?;
-        if self.queues.is_listener() {
-            self.flush();
-        } else {
-            self.send_share(tx::SHARE);
-        }
+        self.flush();
         Ok(())
     }
 
@@ -267,13 +263,9 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends some of what waits, and has the listener send the rest. Process context.
+    /// Sends as much of what waits as there is room for. Process context.
     pub(crate) fn flush(self: &Arc<Self>) {
-        self.send_share(tx::SMALL_SHARE);
-    }
-
-    fn send_share(self: &Arc<Self>, share: usize) {
-        match self.tx.drain(&*self.link, share) {
+        match self.tx.drain(&*self.link) {
             Ok(tx::Drained::Done) => {}
             Ok(tx::Drained::Yield) => self.schedule(),
             // What came in before that, perhaps a `Bye`, says more than the error, which the
@@ -293,7 +285,7 @@ impl Conn {
             // If there is no memory for it, the end of the stream says enough.
             if let Ok(frame) = OutFrame::new(Header::Bye(bye), KVVec::new(), None) {
                 let _ = self.tx.push_control(frame);
-                let _ = self.tx.drain(&*self.link, tx::SMALL_SHARE);
+                let _ = self.tx.drain(&*self.link);
             }
         }
         self.tx.close();

@@ -425,27 +425,6 @@ mod tests {
         undisturbed(&caller, &node)
     }
 
-    /// Nor does it keep a node from giving signs of life to send what others have queued.
-    #[test]
-    fn busy_connection_holds_up_no_other() -> Result {
-        const TOLL: Millis = 40;
-        let mut plan = Plan::gated(3)?;
-        plan.limits.dead_ms = 2 * DEAD_MS as u32;
-        let cluster = Cluster::new(plan)?;
-        let (node, _busy, idle) = cluster.trio()?;
-        let gate = cluster.gate(0)?;
-        gate.set_toll(TOLL);
-        // While a sign of life is on its way, much more is queued behind it.
-        let signs = gate.sends(own_ip(1));
-        eventually(|| gate.sends(own_ip(1)) > signs)?;
-        for _ in 0..1000 {
-            node.send(1, TAG, &[0; 4096], SOON).here()?;
-        }
-        steadily(6 * DEAD_MS, || epoch(&node, 2) == 1 && epoch(&idle, 0) == 1)?;
-        gate.set_toll(0);
-        undisturbed(&node, &idle)
-    }
-
     // ---- Connections that take another's place.
 
     /// P11: a peer that connects again has found its connection broken; another that claims to be it
