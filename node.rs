@@ -10,8 +10,7 @@ use crate::config::{
     Config,
     Limits,
     Member,
-    NodeId,
-    MAX_NODES, //
+    NodeId, //
 };
 use crate::conn::frame::{
     Bounds,
@@ -60,7 +59,10 @@ use crate::sys::wait::{
     Timeout,
     WaitQueue, //
 };
-use core::net::SocketAddr;
+use core::net::{
+    IpAddr,
+    SocketAddr, //
+};
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -73,8 +75,11 @@ use kernel::sync::{
     Mutex, //
 };
 
-/// Connections that have come in and not yet greeted: at most so many more than there can be nodes.
-const MAX_PENDING: usize = 64;
+/// Connections that have come in and not yet greeted: at most so many from elsewhere than the peers'
+/// addresses, and so many for each peer at the address that they come from. Nobody takes a peer's
+/// place but what runs on the peer's own machine.
+const MAX_STRANGERS: usize = 64;
+const MAX_PER_PEER: usize = 8;
 
 /// How many connections that come to nothing are accepted in a row.
 const ACCEPTS: usize = 32;
@@ -228,10 +233,20 @@ impl Node {
         Ok(None)
     }
 
+    /// Whether there is room for one more connection from `remote` that has yet to greet.
+    fn has_place(&self, pending: &[Pending], remote: IpAddr) -> bool {
+        let peers_at = |ip| self.peers.iter().filter(|p| p.addr.ip() == ip).count();
+        let from = |p: &&Pending| p.conn.remote.ip();
+        match peers_at(remote) {
+            0 => pending.iter().filter(|p| peers_at(from(p)) == 0).count() < MAX_STRANGERS,
+            n => pending.iter().filter(|p| from(p) == remote).count() < n * MAX_PER_PEER,
+        }
+    }
+
     /// Enters a connection among those that have yet to greet; `None` if there are too many.
     fn admit_pending(&self, link: KBox<dyn Link>, remote: SocketAddr) -> Result<Option<Arc<Conn>>> {
         let mut pending = self.pending.lock();
-        if pending.len() >= MAX_PENDING + MAX_NODES {
+        if !self.has_place(&pending, remote.ip()) {
             drop(pending);
             link.close(false);
             if log::allowed() {

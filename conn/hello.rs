@@ -307,7 +307,8 @@ pub(crate) fn check_hello(
     if from > me.id {
         return Err(refuse(Refusal::Direction));
     }
-    if source != claimed.ip {
+    // Where a node at an address of the other family comes from is not known.
+    if source != claimed.ip && source.is_ipv4() == claimed.ip.is_ipv4() {
         return Err(refuse(Refusal::Address));
     }
     if claimed.admin_down {
@@ -903,13 +904,16 @@ mod tests {
         let others = [
             IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)),
             IpAddr::V4(Ipv4Addr::new(11, 1, 0, 1)),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
         ];
         for source in others {
             let mut hello = Hello::new()?;
             hello.source = source;
             assert_eq!(hello.refusal()?, Some(Refusal::Address));
         }
+        // To a node at an address of the other family it comes from wherever it must.
+        let mut hello = Hello::new()?;
+        hello.source = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        assert!(hello.judge()?.is_ok());
         Ok(())
     }
 

@@ -251,7 +251,11 @@ impl Conn {
     /// Frames go out in the order of these calls. `EHOSTDOWN` when the connection has ended.
     pub(crate) fn transmit(self: &Arc<Self>, frame: kernel::list::ListArc<OutFrame>) -> Result {
         self.tx.push(frame)?;
-        self.flush();
+        if self.queues.is_listener() {
+            self.flush();
+        } else {
+            self.send_share(tx::SHARE);
+        }
         Ok(())
     }
 
@@ -263,11 +267,16 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends as much of what waits as there is room for. Process context.
+    /// Sends some of what waits, and has the listener send the rest. Process context.
     pub(crate) fn flush(self: &Arc<Self>) {
-        match self.tx.drain(&*self.link) {
+        self.send_share(tx::SMALL_SHARE);
+    }
+
+    fn send_share(self: &Arc<Self>, share: usize) {
+        match self.tx.drain(&*self.link, share) {
             Ok(tx::Drained::Done) => {}
             Ok(tx::Drained::Yield) => self.schedule(),
+            Ok(tx::Drained::Ended) => self.link.close(true),
             // What came in before that, perhaps a `Bye`, says more than the error, which the
             // listener will find behind it.
             Err(_) if self.unread() => self.schedule(),
@@ -281,15 +290,19 @@ impl Conn {
         if self.failure.cmpxchg(0, error.to_errno(), Full).is_err() {
             return;
         }
-        if let Some(bye) = bye {
-            // If there is no memory for it, the end of the stream says enough.
-            if let Ok(frame) = OutFrame::new(Header::Bye(bye), KVVec::new(), None) {
-                let _ = self.tx.push_control(frame);
-                let _ = self.tx.drain(&*self.link);
+        // If there is no memory for it, the end of the stream says enough.
+        let last = bye.and_then(|bye| OutFrame::new(Header::Bye(bye), KVVec::new(), None).ok());
+        match last {
+            Some(last) => {
+                if self.tx.end(&*self.link, last) {
+                    self.link.close(true);
+                }
+            }
+            None => {
+                self.tx.close();
+                self.link.close(bye.is_some());
             }
         }
-        self.tx.close();
-        self.link.close(bye.is_some());
         self.schedule();
     }
 

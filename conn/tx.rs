@@ -88,6 +88,8 @@ pub(crate) enum Drained {
     Done,
     /// There is more to send, but this caller has done its share.
     Yield,
+    /// The last frame has been sent, or cannot be: the link is this caller's to close.
+    Ended,
 }
 
 struct Queue {
@@ -99,7 +101,24 @@ struct Queue {
     busy: bool,
     /// While somebody was sending, something happened that may let him go on.
     again: bool,
+    /// No more frames are taken.
+    ending: bool,
+    /// None are sent any more.
     closed: bool,
+}
+
+/// Frames that were never sent.
+type Rest = (List<OutFrame>, List<OutFrame>, Batch);
+
+impl Queue {
+    /// Takes all frames out, to be dropped without the lock: their charges want to be released.
+    fn take(&mut self) -> Rest {
+        (
+            core::mem::replace(&mut self.control, List::new()),
+            core::mem::replace(&mut self.frames, List::new()),
+            core::mem::replace(&mut self.unsent, Batch::new()),
+        )
+    }
 }
 
 /// Frames that are being sent, the first of them from `offset` on.
@@ -179,9 +198,13 @@ pub(crate) struct Tx {
     sent_at: Atomic<u64>,
 }
 
-/// What one caller sends at most, itself and others' frames, before it leaves the rest to the
-/// listener, bytes.
-const SHARE: usize = 4 << 20;
+/// What somebody who sends a frame sends at most, others' frames too, before he leaves the rest to
+/// the listener, bytes.
+pub(crate) const SHARE: usize = 4 << 20;
+
+/// The same for those who have more to do than that: the listener, which comes back to it when it has
+/// served the other connections, and recovery.
+pub(crate) const SMALL_SHARE: usize = 64 << 10;
 
 impl Tx {
     /// An empty one.
@@ -194,6 +217,7 @@ impl Tx {
                     unsent: Batch::new(),
                     busy: false,
                     again: false,
+                    ending: false,
                     closed: false,
                 },
                 "Tx::queue"
@@ -210,7 +234,7 @@ impl Tx {
     /// Queues a frame behind all others.
     pub(crate) fn push(&self, frame: ListArc<OutFrame>) -> Result {
         let mut queue = self.queue.lock();
-        if queue.closed {
+        if queue.ending {
             drop(queue);
             return Err(EHOSTDOWN);
         }
@@ -221,7 +245,7 @@ impl Tx {
     /// Queues a frame before all that are not control frames.
     pub(crate) fn push_control(&self, frame: ListArc<OutFrame>) -> Result {
         let mut queue = self.queue.lock();
-        if queue.closed {
+        if queue.ending {
             drop(queue);
             return Err(EHOSTDOWN);
         }
@@ -232,7 +256,7 @@ impl Tx {
     /// Queues a frame if no other waits.
     pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        let idle = !queue.closed && !queue.busy && queue.unsent.count == 0;
+        let idle = !queue.ending && !queue.busy && queue.unsent.count == 0;
         if idle && queue.control.is_empty() && queue.frames.is_empty() {
             queue.control.push_back(frame);
         } else {
@@ -244,41 +268,51 @@ impl Tx {
     /// Takes no more frames, and drops those that wait.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
+        queue.ending = true;
         queue.closed = true;
-        let lists = (
-            core::mem::replace(&mut queue.control, List::new()),
-            core::mem::replace(&mut queue.frames, List::new()),
-            core::mem::replace(&mut queue.unsent, Batch::new()),
-        );
-        // Their charges want to be released without the lock.
+        let rest = queue.take();
         drop(queue);
-        drop(lists);
+        drop(rest);
     }
 
-    /// Sends what waits, as far as there is room. Process context.
-    pub(crate) fn drain(&self, link: &dyn Link) -> Result<Drained> {
+    /// Takes no more frames, and drops those that nobody has begun to send. `last` is sent behind the
+    /// others. Returns whether it has been, or cannot be; if not, somebody else is sending, who is
+    /// told [`Drained::Ended`] when that is done.
+    pub(crate) fn end(&self, link: &dyn Link, last: ListArc<OutFrame>) -> bool {
+        let mut queue = self.queue.lock();
+        queue.ending = true;
+        let (control, frames, unsent) = queue.take();
+        queue.unsent = unsent;
+        queue.control.push_back(last);
+        drop(queue);
+        drop((control, frames));
+        matches!(self.drain(link, SMALL_SHARE), Ok(Drained::Ended))
+    }
+
+    /// Sends what waits, as far as there is room, until `share` is exceeded. Process context.
+    pub(crate) fn drain(&self, link: &dyn Link, share: usize) -> Result<Drained> {
         let mut queue = self.queue.lock();
         if queue.busy {
             queue.again = true;
             return Ok(Drained::Done);
         }
+        if queue.closed {
+            return Ok(Drained::Done);
+        }
         queue.busy = true;
         let mut batch = core::mem::replace(&mut queue.unsent, Batch::new());
         let mut total = 0;
-        loop {
+        let result = loop {
             queue.again = false;
             if queue.closed {
-                queue.busy = false;
-                drop(queue);
-                drop(batch);
-                return Ok(Drained::Done);
+                break Ok(Drained::Done);
             }
             batch.fill(&mut queue);
-            if batch.count == 0 || total >= SHARE {
-                let more = batch.count > 0;
-                queue.unsent = batch;
-                queue.busy = false;
-                return Ok(if more { Drained::Yield } else { Drained::Done });
+            if batch.count == 0 {
+                break Ok(Drained::Done);
+            }
+            if total >= share && !queue.ending {
+                break Ok(Drained::Yield);
             }
             drop(queue);
             let sent = batch.send(link);
@@ -291,21 +325,24 @@ impl Tx {
             match sent {
                 Ok(_) => {}
                 Err(e) if e == EAGAIN && queue.again => {}
-                Err(e) => {
-                    queue.busy = false;
-                    if !queue.closed {
-                        queue.unsent = batch;
-                    } else {
-                        drop(queue);
-                        drop(batch);
-                    }
-                    return if e == EAGAIN {
-                        Ok(Drained::Done)
-                    } else {
-                        Err(e)
-                    };
-                }
+                Err(e) if e == EAGAIN => break Ok(Drained::Done),
+                Err(e) => break Err(e),
             }
+        };
+        queue.busy = false;
+        if !queue.ending {
+            queue.unsent = batch;
+            return result;
         }
+        // The connection has been ended meanwhile, and not by whoever sends.
+        let was_closed = core::mem::replace(&mut queue.closed, true);
+        let rest = queue.take();
+        drop(queue);
+        drop((batch, rest));
+        Ok(if was_closed {
+            Drained::Done
+        } else {
+            Drained::Ended
+        })
     }
 }

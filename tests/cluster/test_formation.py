@@ -109,6 +109,17 @@ def test_ipv6(unloaded: Cluster) -> None:
     assert not sockets(unloaded, 0, ESTABLISHED)
 
 
+def test_both_families(unloaded: Cluster) -> None:
+    """P10: a node that is listed at its IPv6 address, the others at their IPv4 addresses."""
+    listed = [address(0), address(1, 6), address(2)]
+    unloaded.load_all(peers=",".join(f"{node}={at}" for node, at in enumerate(listed)))
+    unloaded.wait_connected()
+    # Each connection is of the family of the one that listens.
+    assert [c[2] for c in sockets(unloaded, 1, ESTABLISHED, family=6)] == [address(0, 6)]
+    assert [c[2] for c in sockets(unloaded, 1, ESTABLISHED)] == [address(2)]
+    assert unloaded.peer(0, 1, "address") == f"{address(1, 6)}:{PORT}"
+
+
 def test_ports_of_their_own(unloaded: Cluster) -> None:
     """The port parameter holds for the entries of peers that name none."""
     peers = f"0={address(0)},1={address(1)}:7711,2={address(2)}"

@@ -11,7 +11,7 @@ import pytest
 from cluster import Cluster, address
 from cluster.cluster import PORT, SYSFS
 from cluster.settings import TREE, scaled
-from logs import expect_line
+from logs import expect_line, wait_for_log_room
 from traffic import demo, need_demo, unload_all
 
 ABI = TREE / "Documentation" / "ABI" / "sysfs-kernel-kccm"
@@ -129,6 +129,7 @@ def test_admin_down_and_up(cluster3: Cluster, node: int, peer: int) -> None:
 
     On the node that connects as well as on the one that listens.
     """
+    wait_for_log_room(cluster3[peer])
     mark = cluster3[peer].mark()
     before = reconnects(cluster3, node, peer), reconnects(cluster3, peer, node)
     cluster3[node].write(f"{SYSFS}/peers/{peer}/admin", "down")
@@ -161,6 +162,7 @@ def test_admin_down_and_up(cluster3: Cluster, node: int, peer: int) -> None:
 @pytest.mark.parametrize(("node", "peer"), [(0, 2), (2, 0)], ids=["connecting", "listening"])
 def test_control(cluster3: Cluster, node: int, peer: int, knob: str) -> None:
     """P11: a connection that the administrator ends is established again, between the same two."""
+    wait_for_log_room(cluster3[peer])
     mark = cluster3[peer].mark()
     before = reconnects(cluster3, node, peer)
     incarnation = cluster3.peer(node, peer, "incarnation")

@@ -7,7 +7,7 @@ import pytest
 
 from cluster import Cluster, Job
 from cluster.cluster import SYSFS
-from logs import expect_line
+from logs import expect_line, wait_for_log_room
 from traffic import DEMO, Traffic, demo, demo_spawn, need_demo, traffic, unload_all
 
 # An rmmod may take so long, whatever goes on.
@@ -38,6 +38,8 @@ def test_ten_times_under_load(cluster3: Cluster) -> None:
             everybody = Traffic(cluster3, [0, 1, 2])
             Traffic(cluster3, [1]).start(4096, 2000)
             everybody.progress(5)
+            for node in others:
+                wait_for_log_room(cluster3[node])
             marks = {node: cluster3[node].mark() for node in others}
             unload_all(cluster3, 1, timeout=2 * PROMPT)
             for node in others:

@@ -69,6 +69,14 @@ mod tests {
         fully_connected(plan)
     }
 
+    /// P3, P10: a node at an IPv6 address among others at IPv4 addresses.
+    #[test]
+    fn over_both() -> Result {
+        let mut plan = Plan::of(4);
+        plan.ip = |id| if id % 2 == 0 { own_ip(id) } else { shared_ip6(id) };
+        fully_connected(plan)
+    }
+
     /// P10: connections come from where the node lives.
     #[test]
     fn each_node_at_its_own_address() -> Result {

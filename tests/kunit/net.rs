@@ -29,6 +29,7 @@ use crate::conn::transport::{
     Transport, //
 };
 use crate::sys::clock;
+use crate::sys::clock::Millis;
 use crate::sys::net::Net;
 use core::net::{
     IpAddr,
@@ -361,8 +362,12 @@ pub(super) struct Gate {
     deaf: Atomic<bool>,
     /// The last byte of the address from which signs of life come without end, or 0.
     torrent: Atomic<u32>,
-    /// How often the node has looked for bytes from addresses with these last bytes.
+    /// How long each send takes, milliseconds.
+    toll: Atomic<u64>,
+    /// How often the node has looked for bytes from addresses with these last bytes, and how often
+    /// it has sent some to them.
     looks: [Atomic<usize>; Gate::PLACES],
+    sends: [Atomic<usize>; Gate::PLACES],
     /// Links that there are.
     links: Atomic<usize>,
     /// Done once before a link gets somebody to notify.
@@ -380,7 +385,9 @@ impl Gate {
                 mute: Atomic::new(false),
                 deaf: Atomic::new(false),
                 torrent: Atomic::new(0),
+                toll: Atomic::new(0),
                 looks: [const { Atomic::new(0) }; Self::PLACES],
+                sends: [const { Atomic::new(0) }; Self::PLACES],
                 links: Atomic::new(0),
                 before_attach <- new_mutex!(None, "Gate::before_attach"),
             }),
@@ -403,9 +410,19 @@ impl Gate {
         self.torrent.store(from.map_or(0, place), Relaxed);
     }
 
+    /// Lets each send take so long.
+    pub(super) fn set_toll(&self, ms: Millis) {
+        self.toll.store(ms, Relaxed);
+    }
+
     /// How often the node has looked for bytes from an address.
     pub(super) fn looks(&self, from: IpAddr) -> usize {
         self.looks[place(from) as usize % Self::PLACES].load(Relaxed)
+    }
+
+    /// How often the node has sent bytes to an address, or begun to.
+    pub(super) fn sends(&self, to: IpAddr) -> usize {
+        self.sends[place(to) as usize % Self::PLACES].load(Relaxed)
     }
 
     /// How many links there are.
@@ -516,7 +533,13 @@ impl Link for GatedLink {
     }
 
     fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
-        if self.gate.mute.load(Relaxed) {
+        let gate = &self.gate;
+        gate.sends[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
+        match gate.toll.load(Relaxed) {
+            0 => {}
+            ms => pause(ms),
+        }
+        if gate.mute.load(Relaxed) {
             return Ok(bufs.iter().map(|buf| buf.len()).sum());
         }
         self.below.send(bufs)

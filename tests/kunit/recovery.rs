@@ -425,6 +425,27 @@ mod tests {
         undisturbed(&caller, &node)
     }
 
+    /// Nor does it keep a node from giving signs of life to send what others have queued.
+    #[test]
+    fn busy_connection_holds_up_no_other() -> Result {
+        const TOLL: Millis = 40;
+        let mut plan = Plan::gated(3)?;
+        plan.limits.dead_ms = 2 * DEAD_MS as u32;
+        let cluster = Cluster::new(plan)?;
+        let (node, _busy, idle) = cluster.trio()?;
+        let gate = cluster.gate(0)?;
+        gate.set_toll(TOLL);
+        // While a sign of life is on its way, much more is queued behind it.
+        let signs = gate.sends(own_ip(1));
+        eventually(|| gate.sends(own_ip(1)) > signs)?;
+        for _ in 0..1000 {
+            node.send(1, TAG, &[0; 4096], SOON).here()?;
+        }
+        steadily(6 * DEAD_MS, || epoch(&node, 2) == 1 && epoch(&idle, 0) == 1)?;
+        gate.set_toll(0);
+        undisturbed(&node, &idle)
+    }
+
     // ---- Connections that take another's place.
 
     /// P11: a peer that connects again has found its connection broken; another that claims to be it
@@ -437,10 +458,12 @@ mod tests {
         let (node, other) = (cluster.node(1)?, cluster.node(2)?);
         let (_, told) = subscribe(&node)?;
         let me = |incarnation| cluster.stranger(0, incarnation);
+        let about = |id| told.lock().iter().filter(|told| told.0 == id).count();
         let first = Client::join(&cluster, &me(7)?, 1)?;
-        eventually(|| epoch(&node, 0) == 1)?;
+        // A subscriber that is slow may miss what has come and gone.
+        eventually(|| epoch(&node, 0) == 1 && about(0) == 1)?;
         let second = Client::join(&cluster, &me(7)?, 1)?;
-        eventually(|| epoch(&node, 0) == 2)?;
+        eventually(|| epoch(&node, 0) == 2 && about(0) == 3)?;
         first.wait_for(Header::Bye(Bye::Replaced))?;
         first.wait_closed()?;
         let third = Client::connect(cluster.ip(0), cluster.addr(1))?;
@@ -448,7 +471,7 @@ mod tests {
         check_eq!(third.answer(&me(8)?, 1)?, Some(Refusal::Duplicate));
         check_eq!(epoch(&node, 0), 2);
         drop(second);
-        sees_down(&node, 0)?;
+        eventually(|| about(0) == 4)?;
         let _fourth = Client::join(&cluster, &me(8)?, 1)?;
         eventually(|| epoch(&node, 0) == 3)?;
         let expected = [
@@ -458,10 +481,30 @@ mod tests {
             (0, Event::Down, 7),
             (0, Event::Up, 8),
         ];
-        let about = |id| told.lock().iter().filter(|told| told.0 == id).count();
         eventually(|| about(0) == expected.len() && about(2) == 1)?;
         check!(told.lock().iter().filter(|told| told.0 == 0).eq(&expected));
         undisturbed(&node, &other)
+    }
+
+    /// P11: what is said last is said even if somebody else is sending just then.
+    #[test]
+    fn good_bye_while_sending() -> Result {
+        let cluster = Cluster::new(Plan::gated(2)?)?;
+        let (node, other) = cluster.pair()?;
+        let gate = cluster.gate(0)?;
+        gate.set_toll(60);
+        let sends = gate.sends(own_ip(1));
+        let theirs = node.clone();
+        let sender = spawn(move || theirs.send(1, TAG, &[0; 100], SOON))?;
+        eventually(|| gate.sends(own_ip(1)) > sends)?;
+        let (peer, me) = (node.peer(1).ok_or(EINVAL)?, other.peer(0).ok_or(EINVAL)?);
+        node.set_admin_down(peer, true);
+        sender.join()?.here()?;
+        sees_down(&other, 0)?;
+        check_eq!(me.snapshot().last_error, Some(ESHUTDOWN));
+        gate.set_toll(0);
+        node.set_admin_down(peer, false);
+        cluster.connected()
     }
 
     // ---- Events.

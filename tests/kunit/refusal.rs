@@ -203,30 +203,57 @@ mod tests {
         Ok(())
     }
 
-    /// A crowd of callers that say nothing: it is bounded, and the nodes go on.
+    /// A crowd of callers that say nothing: it is bounded, and takes no peer's place.
     #[test]
     fn crowd_without_greeting() -> Result {
-        let cluster = Cluster::of(2)?;
+        const STRANGERS: usize = 64;
+        const OF_A_PEER: usize = 8;
+        let mut plan = Plan::of(3);
+        plan.ip = own_ip;
+        let cluster = Cluster::new(plan)?;
         for node in cluster.nodes() {
             register_echo(node)?;
         }
         let mut crowd = KVec::new();
-        for _ in 0..340 {
-            crowd.push(Client::connect(cluster.ip(0), cluster.addr(1))?, GFP_KERNEL)?;
+        // (From where, how many are listened to.) Whatever node 0 is thought to want is all its own.
+        let callers = [
+            (own_ip(7), STRANGERS),
+            (own_ip(8), 0),
+            (cluster.ip(0), OF_A_PEER),
+        ];
+        for (ip, _) in callers {
+            for _ in 0..STRANGERS + 20 {
+                crowd.push(Client::connect(ip, cluster.addr(2))?, GFP_KERNEL)?;
+            }
         }
-        let turned_away = || crowd.iter().filter(|client| client.is_closed()).count();
-        // As many as there can be nodes, and a few more, are listened to.
-        eventually(|| turned_away() == 340 - 320)?;
-        undisturbed(&cluster)
+        for ((_, kept), clients) in callers.iter().zip(crowd.chunks(STRANGERS + 20)) {
+            eventually(|| clients.iter().filter(|client| !client.is_closed()).count() == *kept)?;
+        }
+        undisturbed(&cluster)?;
+        // While they are still there, a peer that has none of them connects.
+        let (one, two) = (cluster.node(1)?, cluster.node(2)?);
+        two.disconnect(two.peer(1).ok_or(EINVAL)?, false);
+        eventually(|| epoch(&one, 2) == 2 && epoch(&two, 1) == 2)?;
+        check_eq!(crowd.iter().filter(|client| !client.is_closed()).count(), STRANGERS + OF_A_PEER);
+        // The places of those that have gone are others'.
+        crowd.truncate(20);
+        let mut elsewhere = cluster.stranger(0, 7)?;
+        elsewhere.cluster = ClusterName::new(b"other").ok_or(EINVAL)?;
+        let hello = hello::hello(&elsewhere, 2, 0, [0; 2]);
+        eventually(|| {
+            let answer = Client::connect(own_ip(8), cluster.addr(2)).and_then(|client| {
+                client.tell(&hello)?;
+                client.hear::<GREETING_LEN>()
+            });
+            answer.is_ok()
+        })
     }
 
     /// P10: what answers at a peer's address may not be that peer: the node says why not, and tries
     /// again until it is.
     #[test]
     fn answer_is_not_the_peer_s() -> Result {
-        let mut plan = Plan::of(3);
-        plan.limits.handshake_ms = HANDSHAKE_MS as u32;
-        let mut cluster = Cluster::idle(plan)?;
+        let mut cluster = Cluster::idle(Plan::of(3))?;
         let trap = Trap::set(cluster.addr(1))?;
         for id in [0, 2] {
             cluster.start(id)?;
@@ -270,18 +297,38 @@ mod tests {
             seen(refusal.errno(), Some(refusal))?;
             check_eq!((i, peer.stats.attempts.get()), (i, i as u64 + 1));
         }
-        // Half an answer, and the end; half an answer, and silence.
-        for (error, silent) in [(ECONNRESET, false), (ETIMEDOUT, true)] {
-            let caught = trap.catch()?;
-            caught.hear::<GREETING_LEN>().here()?;
-            caught.say(&garbage[..70])?;
-            if silent {
-                caught.wait_closed()?;
-            }
-            drop(caught);
-            seen(error, None)?;
-        }
+        // Half an answer, and the end.
+        let caught = trap.catch()?;
+        caught.hear::<GREETING_LEN>().here()?;
+        caught.say(&garbage[..70])?;
+        drop(caught);
+        seen(ECONNRESET, None)?;
         check_eq!((epoch(&node, 2), epoch(&two, 0)), (1, 1));
+        drop(trap);
+        cluster.start(1)?;
+        cluster.connected()
+    }
+
+    /// P10: what answers at a peer's address may stop in the middle of it: the node does not wait
+    /// for the rest for ever, and tries again.
+    #[test]
+    fn answer_does_not_come() -> Result {
+        let mut plan = Plan::of(2);
+        plan.limits.handshake_ms = HANDSHAKE_MS as u32;
+        let mut cluster = Cluster::idle(plan)?;
+        let trap = Trap::set(cluster.addr(1))?;
+        cluster.start(0)?;
+        let node = cluster.node(0)?;
+        let peer = node.peer(1).ok_or(EINVAL)?;
+        for half in [0, GREETING_LEN / 2] {
+            let caught = trap.catch()?;
+            caught.say(&hello::refuse(&node.identity, Refusal::Address)[..half])?;
+            caught.wait_closed()?;
+            eventually(|| {
+                let seen = peer.snapshot();
+                (seen.last_error, seen.last_refusal) == (Some(ETIMEDOUT), None)
+            })?;
+        }
         drop(trap);
         cluster.start(1)?;
         cluster.connected()
