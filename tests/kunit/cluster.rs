@@ -73,7 +73,13 @@ mod tests {
     #[test]
     fn over_both() -> Result {
         let mut plan = Plan::of(4);
-        plan.ip = |id| if id % 2 == 0 { own_ip(id) } else { shared_ip6(id) };
+        plan.ip = |id| {
+            if id % 2 == 0 {
+                own_ip(id)
+            } else {
+                shared_ip6(id)
+            }
+        };
         fully_connected(plan)
     }
 

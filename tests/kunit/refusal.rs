@@ -234,7 +234,10 @@ mod tests {
         let (one, two) = (cluster.node(1)?, cluster.node(2)?);
         two.disconnect(two.peer(1).ok_or(EINVAL)?, false);
         eventually(|| epoch(&one, 2) == 2 && epoch(&two, 1) == 2)?;
-        check_eq!(crowd.iter().filter(|client| !client.is_closed()).count(), STRANGERS + OF_A_PEER);
+        check_eq!(
+            crowd.iter().filter(|client| !client.is_closed()).count(),
+            STRANGERS + OF_A_PEER
+        );
         // The places of those that have gone are others'.
         crowd.truncate(20);
         let mut elsewhere = cluster.stranger(0, 7)?;
