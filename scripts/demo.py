@@ -338,6 +338,9 @@ def watch_increments(
             time.sleep(REFRESH_SECONDS)
             counters = read_counters(demo)
             show_table(counter_table(demo, counters))
+        # The nodes were read one after the other: now that all are done, they agree.
+        counters = read_counters(demo)
+        show_table(counter_table(demo, counters))
     return counters
 
 
