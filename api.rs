@@ -456,13 +456,13 @@ unsafe extern "C" fn kccm_subscribe(subscriber: *const header::kccm_subscriber) 
             function: subscriber.event.ok_or(EINVAL)?,
             ctx: subscriber.ctx,
         };
-        node.events.subscribe(KBox::new(foreign, GFP_KERNEL)?)
+        node.subscribe(KBox::new(foreign, GFP_KERNEL)?)
     })
 }
 
 #[no_mangle]
 extern "C" fn kccm_unsubscribe(handle: c_int) -> c_int {
-    with_node(|node| node.events.unsubscribe(handle).map(|()| 0))
+    with_node(|node| node.unsubscribe(handle).map(|()| 0))
 }
 
 // ---- Parameters.

@@ -112,9 +112,8 @@ impl Events {
         self.wake.notify_one();
     }
 
-    /// Enters a subscriber; returns its handle. Process context; not from a subscriber.
-    pub(crate) fn subscribe(&self, subscriber: KBox<dyn Subscriber>) -> Result<i32> {
-        self.check_context()?;
+    /// Enters a subscriber; returns its handle.
+    fn subscribe(&self, subscriber: KBox<dyn Subscriber>) -> Result<i32> {
         let beliefs = KVec::from_elem(Belief::default(), MAX_NODES, GFP_KERNEL)?;
         let handle = self.next.fetch_add(1, Relaxed);
         let subscription = Subscription {
@@ -127,10 +126,8 @@ impl Events {
         Ok(handle)
     }
 
-    /// Takes a subscriber out: it is not being told anything when this returns. Process context; not
-    /// from a subscriber.
-    pub(crate) fn unsubscribe(&self, handle: i32) -> Result {
-        self.check_context()?;
+    /// Takes a subscriber out: it is not being told anything when this returns.
+    fn unsubscribe(&self, handle: i32) -> Result {
         let mut subscriptions = self.subscriptions.lock();
         let index = subscriptions
             .iter()
@@ -139,13 +136,6 @@ impl Events {
         let removed = subscriptions.remove(index);
         drop(subscriptions);
         drop(removed);
-        Ok(())
-    }
-
-    fn check_context(&self) -> Result {
-        if self.task.load(Relaxed) == thread::current_id() {
-            return Err(EDEADLK);
-        }
         Ok(())
     }
 
@@ -179,6 +169,29 @@ impl Events {
                 }
             }
         }
+    }
+}
+
+impl Node {
+    /// Enters a subscriber; returns its handle. See `kccm_subscribe()`.
+    pub(crate) fn subscribe(&self, subscriber: KBox<dyn Subscriber>) -> Result<i32> {
+        self.may_wait_for_subscribers()?;
+        self.events.subscribe(subscriber)
+    }
+
+    /// Takes a subscriber out. See `kccm_unsubscribe()`.
+    pub(crate) fn unsubscribe(&self, handle: i32) -> Result {
+        self.may_wait_for_subscribers()?;
+        self.events.unsubscribe(handle)
+    }
+
+    /// A subscriber that is being told would wait for itself; and one that waits for a reply would
+    /// wait for the listener.
+    fn may_wait_for_subscribers(&self) -> Result {
+        if self.events.task.load(Relaxed) == thread::current_id() || self.queues.is_listener() {
+            return Err(EDEADLK);
+        }
+        Ok(())
     }
 }
 

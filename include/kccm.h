@@ -11,7 +11,9 @@
  *  - it may sleep, and is called from process context without spinlocks held;
  *  - it may be called from code that writes back dirty pages or does block
  *    I/O: everything KCCM allocates on the way is allocated as by GFP_NOIO;
- *  - a wait ends early with -EINTR when the waiting task is killed;
+ *  - a wait ends early with -EINTR when the waiting task is killed, but not in
+ *    kccm_unregister_handler(), kccm_subscribe() and kccm_unsubscribe(), which
+ *    wait for code of the caller's own;
  *  - lengths are in bytes, times in milliseconds;
  *  - the return value is 0 or a negative errno.
  */
@@ -318,8 +320,11 @@ struct kccm_subscriber {
  *
  * Peers that are up already are reported first, as "up".
  *
+ * Context: Process context; may sleep, also while another subscriber is being
+ * called, and then not killable. Not from a subscriber or a short handler.
  * Return: a positive handle for kccm_unsubscribe(); -EINVAL: no function;
- * -EDEADLK: called from a subscriber; -ENOMEM; -ENODEV: KCCM is not running.
+ * -EDEADLK: called from a subscriber or a short handler; -ENOMEM; -ENODEV:
+ * KCCM is not running.
  */
 int kccm_subscribe(const struct kccm_subscriber *subscriber);
 
@@ -329,7 +334,10 @@ int kccm_subscribe(const struct kccm_subscriber *subscriber);
  *
  * From its return on, the subscriber is not being called and will not be.
  *
- * Return: 0; -ENOENT: no such handle; -EDEADLK: called from a subscriber.
+ * Context: Process context; sleeps while any subscriber is being called, and is
+ * not killable. Not from a subscriber or a short handler.
+ * Return: 0; -ENOENT: no such handle; -EDEADLK: called from a subscriber or a
+ * short handler; -ENODEV: KCCM is not running.
  */
 int kccm_unsubscribe(int handle);
 

@@ -756,9 +756,9 @@ pub(crate) enum Event {
 
 /// Hears of peers that come and go, for as long as this lives.
 ///
-/// Dropping it waits until the subscriber is not being called. It must not be dropped by a short
-/// handler, nor by a subscriber, neither its own nor another one; what happens in the latter case,
-/// and that it must not be leaked, is as for [`Registration`].
+/// Dropping it waits until no subscriber is being called. It must not be dropped by a short handler,
+/// nor by a subscriber, neither its own nor another one; what happens then, and that it must not be
+/// leaked, is as for [`Registration`].
 #[must_use = "dropping it ends the subscription"]
 pub(crate) struct Subscription {
     handle: c_int,
@@ -778,7 +778,7 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// `EDEADLK`: called from a subscriber.
+    /// `EDEADLK`: called from a subscriber or a short handler.
     pub(crate) fn new<F>(
         module: &'static ThisModule,
         name: &'static CStr,

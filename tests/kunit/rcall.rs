@@ -3,6 +3,8 @@
 //! Remote calls.
 
 use super::harness::*;
+use crate::config::NodeId;
+use crate::events::Event;
 use crate::node::Node;
 use crate::rcall::handlers::{
     Call,
@@ -516,6 +518,10 @@ mod tests {
             check_eq!(result, Err(EDEADLK));
             check_eq!(node.probe(Some(1), None, SOON), Err(EDEADLK));
             check_eq!(node.wait_up(Some(2), SOON), Err(EDEADLK));
+            // Both would wait for subscribers, and those may wait for the listener.
+            let nobody = KBox::new(|_: NodeId, _: Event, _: u64| {}, GFP_KERNEL)?;
+            check_eq!(node.subscribe(nobody), Err(EDEADLK));
+            check_eq!(node.unsubscribe(1), Err(EDEADLK));
             let result = node.send(1, 1, &[0; SMALL_MESSAGE], SOON);
             check_eq!(result, Err(EDEADLK));
             // What would not wait is served, or said to be impossible.

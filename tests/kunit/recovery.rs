@@ -164,7 +164,7 @@ type Told = Arc<Mutex<KVec<(NodeId, Event, u64)>>>;
 fn subscribe(node: &Node) -> Result<(i32, Told)> {
     let told: Told = Arc::pin_init(new_mutex!(KVec::new(), "Told"), GFP_KERNEL)?;
     let theirs = told.clone();
-    let handle = node.events.subscribe(KBox::new(
+    let handle = node.subscribe(KBox::new(
         move |peer: NodeId, event: Event, incarnation: u64| {
             let _ = theirs.lock().push((peer, event, incarnation), GFP_KERNEL);
         },
@@ -536,8 +536,8 @@ mod tests {
             eventually(|| epoch(&node, 1) > session)?;
         }
         eventually(|| told.lock().len() > expected.len() + 1)?;
-        check_eq!(node.events.unsubscribe(handle), Ok(()));
-        check_eq!(node.events.unsubscribe(handle), Err(ENOENT));
+        check_eq!(node.unsubscribe(handle), Ok(()));
+        check_eq!(node.unsubscribe(handle), Err(ENOENT));
         let told = told.lock();
         for pair in told[expected.len()..].chunks(2) {
             check_eq!(pair[0], (1, Event::Down, second));
@@ -553,13 +553,13 @@ mod tests {
         let node = cluster.node(0)?;
         let latch = Latch::new()?;
         let barrier = latch.barrier();
-        let handle = node.events.subscribe(KBox::new(
+        let handle = node.subscribe(KBox::new(
             move |_: NodeId, _: Event, _: u64| barrier.pass(),
             GFP_KERNEL,
         )?)?;
         latch.wait_held(1)?;
         let theirs = node.clone();
-        let unsubscribing = spawn(move || theirs.events.unsubscribe(handle))?;
+        let unsubscribing = spawn(move || theirs.unsubscribe(handle))?;
         steadily(30, || !unsubscribing.is_done())?;
         latch.open();
         check_eq!(unsubscribing.join()?, Ok(()));
@@ -580,17 +580,17 @@ mod tests {
         let subscriber = move |_: NodeId, _: Event, _: u64| {
             let another = KBox::new(|_: NodeId, _: Event, _: u64| {}, GFP_KERNEL);
             let subscribed = match another {
-                Ok(another) => theirs.events.subscribe(another).map(|_| ()),
+                Ok(another) => theirs.subscribe(another).map(|_| ()),
                 Err(e) => Err(e.into()),
             };
-            let unsubscribed = theirs.events.unsubscribe(1);
+            let unsubscribed = theirs.unsubscribe(1);
             let echoed = echo(&theirs, &other);
             *noted.lock() = Some([subscribed, unsubscribed, echoed]);
         };
-        let handle = node.events.subscribe(KBox::new(subscriber, GFP_KERNEL)?)?;
+        let handle = node.subscribe(KBox::new(subscriber, GFP_KERNEL)?)?;
         eventually(|| results.lock().is_some())?;
         // Not while the node holds the subscriber, and the subscriber the node.
-        node.events.unsubscribe(handle)?;
+        node.unsubscribe(handle)?;
         let expected = Some([Err(EDEADLK), Err(EDEADLK), Ok(())]);
         check_eq!(*results.lock(), expected);
         Ok(())
