@@ -505,4 +505,22 @@ const _: () = {
     }
     same!(kccm_send kccm_recv kccm_probe kccm_register_handler);
     same!(kccm_rcall kccm_rcall_sync kccm_members kccm_subscribe);
+
+    // Safe to call here, but what C declares never is: both are compared with a type.
+    macro_rules! same_as {
+        ($($function:ident($($argument:ty),*) -> $result:ty;)*) => {
+            $(
+                let _: [unsafe extern "C" fn($($argument),*) -> $result; 2] =
+                    [header::$function, $function];
+            )*
+        };
+    }
+    same_as! {
+        kccm_unregister_handler(u32) -> c_int;
+        kccm_node_id() -> c_int;
+        kccm_incarnation() -> u64;
+        kccm_is_up(c_int) -> bool;
+        kccm_wait_up(c_int, c_long) -> c_int;
+        kccm_unsubscribe(c_int) -> c_int;
+    }
 };
