@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/kobject.h`](srctree/include/linux/kobject.h)
 
+use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::fmt;
@@ -70,15 +71,15 @@ impl<T> Attr<T> {
     }
 }
 
-/// The kernel's /sys/kernel, or a directory of ours to make another one in.
+/// The kernel's /sys/kernel, or a directory of ours to make another one in: valid for `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct Parent(*mut bindings::kobject);
+pub(crate) struct Parent<'a>(*mut bindings::kobject, PhantomData<&'a bindings::kobject>);
 
-impl Parent {
+impl Parent<'static> {
     /// /sys/kernel
     pub(crate) fn sys_kernel() -> Self {
-        // SAFETY: Set once at boot, before any module is loaded.
-        Self(unsafe { bindings::kernel_kobj })
+        // SAFETY: Set once at boot, before any module is loaded, and never freed.
+        Self(unsafe { bindings::kernel_kobj }, PhantomData)
     }
 }
 
@@ -114,8 +115,10 @@ impl<T: Send + Sync + 'static> Dir<T> {
 
     /// Makes a directory with the files of `attrs`, which act on `object`; without an object it is
     /// a place for other directories and `attrs` must be empty. May sleep.
+    ///
+    /// It is to be dropped before the directory that it is in, whose `drop()` waits for that.
     pub(crate) fn new(
-        parent: Parent,
+        parent: Parent<'_>,
         name: fmt::Arguments<'_>,
         object: Option<Arc<T>>,
         attrs: &'static [Attr<T>],
@@ -129,8 +132,9 @@ impl<T: Send + Sync + 'static> Dir<T> {
             }),
             GFP_KERNEL,
         )?;
-        // SAFETY: The kobject is zeroed and stays where it is; type and parent are valid. The format
-        // takes one string, which is copied.
+        // SAFETY: The kobject is zeroed and stays where it is; the type is static; the parent exists
+        // now, by its lifetime, and the kobject takes a reference to it. The format takes one string,
+        // which is copied.
         let ret = unsafe {
             bindings::kobject_init_and_add(
                 inner.kobj.get(),
@@ -153,8 +157,8 @@ impl<T: Send + Sync + 'static> Dir<T> {
     }
 
     /// This directory, to make others in.
-    pub(crate) fn as_parent(&self) -> Parent {
-        Parent(self.0.kobj.get())
+    pub(crate) fn as_parent(&self) -> Parent<'_> {
+        Parent(self.0.kobj.get(), PhantomData)
     }
 
     /// The directory that a kobject is in.

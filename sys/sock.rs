@@ -119,7 +119,8 @@ impl Socket {
         })?;
         let socket = Self(raw);
         // SAFETY: The new socket is valid, and it was accepted from the one with this hook, whose
-        // saved callbacks it is given back.
+        // saved callbacks it is given back. The hook is borrowed, so it stays installed meanwhile, and
+        // nobody writes what is read of it.
         unsafe { helpers::kccm_sock_unhook_child(raw, hook.0.raw.get()) };
         socket.prepare();
         let peer = socket.peer_addr()?;
@@ -294,10 +295,13 @@ struct HookInner {
     upcall: KBox<dyn Upcall>,
 }
 
-// SAFETY: The C part is only touched under the socket's sk_callback_lock; the upcall is
-// `Send + Sync`.
+// SAFETY: Nothing in the C part belongs to a thread: installing and removing the hook may be done by
+// different ones. The upcall is `Send + Sync`.
 unsafe impl Send for Hook {}
-// SAFETY: As above.
+// SAFETY: While a hook is installed its C part is only read: by upcalls, and by `Socket::accept()`. It
+// is written before and after, by whoever makes or drops the hook; an upcall cannot see that, as it
+// finds the hook under sk_callback_lock only while it is installed, nor can `accept()`, which borrows
+// it. The upcall is `Send + Sync`.
 unsafe impl Sync for Hook {}
 
 impl Hook {
