@@ -54,6 +54,7 @@ use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::log;
 use crate::sys::net::Net;
+use crate::sys::noio;
 use crate::sys::thread::Thread;
 use crate::sys::wait::{
     Timeout,
@@ -524,6 +525,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let _noio = noio::Scope::enter();
         let node = &self.node;
         // 1. Nothing new: no waits, no attempts, no connections.
         node.stopping.store(true, Relaxed);

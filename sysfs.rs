@@ -17,6 +17,7 @@ use crate::sys::kobject::{
     Dir,
     Parent, //
 };
+use crate::sys::noio;
 use core::fmt::Write;
 use kernel::prelude::*;
 use kernel::str::Formatter;
@@ -165,11 +166,13 @@ fn store_admin(p: &NodePeer, text: &str) -> Result {
         "up" => false,
         _ => return Err(EINVAL),
     };
+    let _noio = noio::Scope::enter();
     p.node.set_admin_down(&p.peer, down);
     Ok(())
 }
 
 fn store_control(p: &NodePeer, text: &str) -> Result {
+    let _noio = noio::Scope::enter();
     match text {
         "disconnect" => p.node.disconnect(&p.peer, false),
         "reconnect" => p.node.disconnect(&p.peer, true),
