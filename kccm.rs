@@ -28,13 +28,17 @@
 //!
 //! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
 //!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
-//! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short.
+//! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
 //! 3. `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
 //!    upcalls of a socket come with it, or with its spin lock, held, and take only `Queue::ready`.
-//! 4. Spin locks, held with interrupts off and for a bounded time: `Endpoint::queues`, and under it
-//!    `Waiter::delivery`. The others are leaves: `Calls::table`, `Handlers::table`, `Peer::inner`,
-//!    `Tx::queue`, `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`,
-//!    `Waiter::answer`. Waking somebody is allowed under each.
+//! 4. Spin locks: `Endpoint::queues`, and under it `Waiter::delivery`. The others are leaves:
+//!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`,
+//!    `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody is allowed
+//!    under each. All are held with interrupts off but `Recovery::flags` and `Events::flags`, which
+//!    only threads take. What is done under one does not grow with what is queued or registered, but
+//!    for a tree's depth. There are two exceptions: who gives up waiting for credit looks for itself
+//!    among those who wait for the same peer; and all receivers with too small a buffer for a message
+//!    are told of it in one go.
 //!
 //! Under a spin lock nothing is allocated, nothing freed but a waiter that has been told, and no
 //! handler, subscriber or link called.
@@ -42,8 +46,9 @@
 //! # Memory
 //!
 //! KCCM may be called by what writes pages back, so nothing it allocates may wait for I/O: every
-//! exported function and every thread works within a [`sys::noio::Scope`], sockets allocate with
-//! `GFP_NOIO`.
+//! exported function, every thread, every knob in sysfs, loading and unloading work within a
+//! [`sys::noio::Scope`], sockets allocate with `GFP_NOIO`. What KCCM does not allocate itself is the
+//! memory of a new thread: see [`rcall::pool`].
 
 // The suites use neither the exported functions nor sysfs.
 #![cfg_attr(KCCM_KUNIT, allow(dead_code))]

@@ -50,6 +50,8 @@ impl Waiter {
 struct Table {
     next: u64,
     waiting: RBTree<u64, Arc<Waiter>>,
+    /// How many they are.
+    count: usize,
 }
 
 /// The calls of a node.
@@ -67,6 +69,7 @@ impl Calls {
                 Table {
                     next: 1,
                     waiting: RBTree::new(),
+                    count: 0,
                 },
                 "Calls::table"
             ),
@@ -90,6 +93,7 @@ impl Calls {
         table
             .waiting
             .insert(reservation.into_node(id, waiter.clone()));
+        table.count += 1;
         Ok(Pending {
             calls: self,
             id,
@@ -99,7 +103,10 @@ impl Calls {
 
     fn remove(&self, id: u64) -> Option<RBTreeNode<u64, Arc<Waiter>>> {
         // What is removed is freed by the caller, without the lock.
-        self.table.lock().waiting.remove_node(&id)
+        let mut table = self.table.lock();
+        let node = table.waiting.remove_node(&id)?;
+        table.count -= 1;
+        Some(node)
     }
 
     /// A reply has come in from `source`. One that nobody waits for any more is dropped.
@@ -140,7 +147,7 @@ impl Calls {
 
     /// How many are waiting.
     pub(crate) fn waiting(&self) -> usize {
-        self.table.lock().waiting.keys().count()
+        self.table.lock().count
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Handler {
     pub(crate) func: u32,
     /// How it is run.
     pub(crate) class: Class,
-    /// For the log and for statistics.
+    /// For the log.
     pub(crate) name: kernel::str::CString,
     /// The longest arguments it takes.
     pub(crate) max_args: usize,
@@ -84,15 +84,21 @@ struct Registered {
     handler: Handler,
     /// Calls that run, or wait for a thread.
     active: Atomic<usize>,
-    /// Calls that took longer than they should.
-    slow: Counter,
+    /// A call took longer than it should, and somebody was warned of that.
+    warned: Atomic<bool>,
+}
+
+struct Table {
+    by_func: RBTree<u32, Arc<Registered>>,
+    /// How many they are.
+    count: usize,
 }
 
 /// The handlers of a node.
 #[pin_data]
 pub(crate) struct Handlers {
     #[pin]
-    table: SpinLockIrq<RBTree<u32, Arc<Registered>>>,
+    table: SpinLockIrq<Table>,
     /// Those who unregister a handler wait for it to be idle.
     idle: Arc<WaitQueue>,
     /// Times that a short handler took longer than it should.
@@ -103,7 +109,13 @@ impl Handlers {
     /// None yet.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            table <- new_spinlock_irq!(RBTree::new(), "Handlers::table"),
+            table <- new_spinlock_irq!(
+                Table {
+                    by_func: RBTree::new(),
+                    count: 0,
+                },
+                "Handlers::table"
+            ),
             idle: Arc::pin_init(
                 WaitQueue::new(c"Handlers::idle", static_lock_class!()),
                 GFP_KERNEL,
@@ -119,17 +131,20 @@ impl Handlers {
             Registered {
                 handler,
                 active: Atomic::new(0),
-                slow: Counter::default(),
+                warned: Atomic::new(false),
             },
             GFP_KERNEL,
         )?;
         let reservation = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut table = self.table.lock();
-        if table.get(&func).is_some() {
+        if table.by_func.get(&func).is_some() {
             drop(table);
             return Err(EEXIST);
         }
-        table.insert(reservation.into_node(func, registered));
+        table
+            .by_func
+            .insert(reservation.into_node(func, registered));
+        table.count += 1;
         Ok(())
     }
 
@@ -137,7 +152,10 @@ impl Handlers {
     ///
     /// Not from a handler.
     pub(crate) fn unregister(&self, func: u32) -> Result {
-        let node = self.table.lock().remove_node(&func).ok_or(ENOENT)?;
+        let mut table = self.table.lock();
+        let node = table.by_func.remove_node(&func).ok_or(ENOENT)?;
+        table.count -= 1;
+        drop(table);
         let (_, registered) = node.to_key_value();
         // Also one who was killed must not go on while the handler runs.
         self.idle
@@ -149,7 +167,7 @@ impl Handlers {
     /// is dropped. Any context.
     pub(crate) fn begin(&self, func: u32, args: usize) -> Result<Running, Outcome> {
         let table = self.table.lock();
-        let registered = table.get(&func).ok_or(Outcome::NoHandler)?;
+        let registered = table.by_func.get(&func).ok_or(Outcome::NoHandler)?;
         if args > registered.handler.max_args {
             return Err(Outcome::ArgsTooLong);
         }
@@ -164,7 +182,7 @@ impl Handlers {
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.table.lock().keys().count()
+        self.table.lock().count
     }
 }
 
@@ -187,12 +205,17 @@ impl Running {
         self.registered.handler.function.serve(call)
     }
 
+    /// Whether this is the first time that this is asked of the handler, by whichever listener.
+    pub(crate) fn warn_now(&self) -> bool {
+        !self.registered.warned.xchg(true, Relaxed)
+    }
+
     /// A short one has taken so long. Returns whether that was too long.
     pub(crate) fn took(&self, node: NodeId, micros: u64, limit: u32) -> bool {
         if micros <= u64::from(limit) {
             return false;
         }
-        if self.registered.slow.get() == 0 {
+        if self.warn_now() {
             let handler = &self.registered.handler;
             pr_warn!(
                 "node {}: short handler {:#x} \"{}\" took {} us, more than {}; while it runs, no message is handled. It should be long\n",
@@ -203,7 +226,6 @@ impl Running {
                 limit
             );
         }
-        self.registered.slow.inc();
         true
     }
 }

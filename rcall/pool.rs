@@ -12,6 +12,7 @@ use super::handlers::Running;
 use super::Incoming;
 use crate::node::Node;
 use crate::sys::clock;
+use crate::sys::thread;
 use crate::sys::thread::Thread;
 use kernel::list::{
     impl_list_arc_safe,
@@ -21,6 +22,10 @@ use kernel::list::{
     ListLinks, //
 };
 use kernel::prelude::*;
+use kernel::rbtree::{
+    RBTree,
+    RBTreeNodeReservation, //
+};
 use kernel::sync::{
     new_condvar,
     new_mutex,
@@ -85,6 +90,8 @@ struct Inner {
     idle: u32,
     /// How many threads there are.
     threads: u32,
+    /// The threads that have begun, to be recognised.
+    members: RBTree<usize, ()>,
     stopping: bool,
 }
 
@@ -102,6 +109,7 @@ pub(crate) struct Pool {
     /// The foreman waits here.
     #[pin]
     want: CondVar,
+    /// To be waited for in the end. Only the foreman adds to it.
     #[pin]
     crew: Mutex<KVec<Thread>>,
 }
@@ -117,6 +125,7 @@ impl Pool {
                     waiting: 0,
                     idle: 0,
                     threads: 0,
+                    members: RBTree::new(),
                     stopping: false,
                 },
                 "Pool::inner"
@@ -181,19 +190,22 @@ impl Pool {
     }
 
     fn hire_one(&self, node: &Arc<Node>, number: u32) -> Result {
-        let mut crew = self.crew.lock();
-        crew.reserve(1, GFP_KERNEL)?;
+        // Nothing may fail once there is a thread, and none is made under a lock.
+        let badge = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        self.crew.lock().reserve(1, GFP_KERNEL)?;
         let pool = node.clone();
         let thread = Thread::spawn(fmt!("kccm{}/long{}", node.id(), number), move || {
-            pool.pool.work();
+            pool.pool.work(badge);
         })?;
-        crew.push(thread, GFP_KERNEL)?;
+        self.crew.lock().push(thread, GFP_KERNEL)?;
         Ok(())
     }
 
     /// What a thread does.
-    fn work(&self) {
+    fn work(&self, badge: RBTreeNodeReservation<usize, ()>) {
+        let me = thread::current_id();
         let mut inner = self.inner.lock();
+        inner.members.insert(badge.into_node(me, ()));
         loop {
             if let Some(job) = inner.jobs.pop_front() {
                 inner.waiting -= 1;
@@ -207,17 +219,21 @@ impl Pool {
                 inner = self.inner.lock();
                 inner.idle += 1;
             } else if inner.stopping {
-                return;
+                break;
             } else {
                 // Signals do not reach kernel threads.
                 let _ = self.wake.wait_interruptible(&mut inner);
             }
         }
+        let badge = inner.members.remove_node(&me);
+        drop(inner);
+        drop(badge);
     }
 
     /// Whether the calling thread is one of the pool. Process context.
     pub(crate) fn is_member(&self) -> bool {
-        self.crew.lock().iter().any(Thread::is_current)
+        let me = thread::current_id();
+        self.inner.lock().members.get(&me).is_some()
     }
 
     /// How many jobs wait and how many threads there are.

@@ -74,11 +74,6 @@ impl Thread {
         task.wake_up();
         Ok(Self { task, body })
     }
-
-    /// Whether the calling thread is this one.
-    pub(crate) fn is_current(&self) -> bool {
-        self.task.as_ptr() == Task::current_raw()
-    }
 }
 
 impl Drop for Thread {

@@ -67,6 +67,37 @@ mod tests {
         Ok(())
     }
 
+    /// Who is slow is warned about once, also when several listeners find out at the same time.
+    #[test]
+    fn one_warning() -> Result {
+        const HANDLERS: u32 = 1000;
+        const LISTENERS: u32 = 4;
+        let cluster = Cluster::of(1)?;
+        let node = cluster.node(0)?;
+        for func in 0..HANDLERS {
+            register(&node, func, Class::Short, |_| 0)?;
+        }
+        let latch = Latch::new()?;
+        let mut listeners = KVec::new();
+        for _ in 0..LISTENERS {
+            let (theirs, barrier) = (node.clone(), latch.barrier());
+            let listener = spawn(move || {
+                barrier.pass();
+                let slow = |&func: &u32| theirs.handlers.begin(func, 0).is_ok_and(|r| r.warn_now());
+                (0..HANDLERS).filter(slow).count()
+            })?;
+            listeners.push(listener, GFP_KERNEL)?;
+        }
+        latch.wait_held(LISTENERS)?;
+        latch.open();
+        let mut warnings = 0;
+        for listener in listeners {
+            warnings += listener.join()?;
+        }
+        check_eq!(warnings, HANDLERS as usize);
+        Ok(())
+    }
+
     /// Unregistering waits for those that run, and for those that are queued, which run first.
     #[test]
     fn unregistering_waits() -> Result {
