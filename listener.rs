@@ -522,7 +522,11 @@ impl Listener<'_> {
     }
 
     fn refuse<T>(&self, conn: &Arc<Conn>, reason: Refusal, from: NodeId) -> Result<T> {
-        if log::allowed() {
+        // Who takes the place of a peer that is connected is a stranger; any other is taken for the peer.
+        let absent = self.node.peer(from).filter(|peer| !peer.is_up());
+        let news = absent.is_none_or(|peer| peer.judged(Some(reason)));
+        let at_home = absent.is_some_and(|peer| peer.addr.ip() == conn.remote.ip());
+        if news && (at_home && log::allowed_of_peer() || !at_home && log::allowed()) {
             pr_warn!(
                 "node {}: refused a connection from {} as node {}: {}\n",
                 self.node.id(),
@@ -553,6 +557,7 @@ impl Listener<'_> {
         if !peer.accepted(conn, greeting) {
             return Err(ECANCELED);
         }
+        peer.judged(None);
         self.node.established(peer, conn, greeting);
         Ok(())
     }
@@ -606,7 +611,7 @@ impl Listener<'_> {
                     Ok(None) => return Ok(Taken::Wanting),
                     Err(Stop::NoMemory) => return Ok(Taken::Starved),
                     Err(Stop::Malformed(what)) => {
-                        if log::allowed() {
+                        if log::allowed_of_peer() {
                             pr_warn!(
                                 "node {}: node {} sent a malformed frame ({:?}): disconnected\n",
                                 self.node.id(),
@@ -673,7 +678,7 @@ impl Listener<'_> {
             Header::Credit { lane, limit } => peer.granted(lane, limit)?,
             Header::Ping => {}
             Header::Bye(why) => {
-                if log::allowed() {
+                if log::allowed_of_peer() {
                     pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
                 }
                 return Err(match why {

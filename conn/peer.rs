@@ -193,6 +193,8 @@ pub(crate) struct Peer {
     own: Bounds,
     /// What has been counted.
     pub(crate) stats: Stats,
+    /// Why it was refused when it last tried to connect, 0 if it was not; for the log only.
+    refused_for: Atomic<i32>,
     #[pin]
     inner: SpinLockIrq<Inner>,
 }
@@ -254,6 +256,7 @@ impl Peer {
                     rcall: limits.max_rcall,
                 },
                 stats: Stats::default(),
+                refused_for: Atomic::new(0),
                 inner <- new_spinlock_irq!(inner, "Peer::inner"),
             }),
             GFP_KERNEL,
@@ -277,6 +280,13 @@ impl Peer {
                 _ => None,
             },
         }
+    }
+
+    /// It has tried to connect and was refused for this reason, or was not. Returns whether that is
+    /// news: it will try again and again.
+    pub(crate) fn judged(&self, refusal: Option<Refusal>) -> bool {
+        let now = refusal.map_or(0, |refusal| refusal as i32);
+        self.refused_for.xchg(now, Relaxed) != now
     }
 
     /// Whether it is connected. Any context.

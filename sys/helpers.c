@@ -200,3 +200,11 @@ bool kccm_log_allowed(void)
 
 	return __ratelimit(&state);
 }
+
+bool kccm_log_allowed_of_peer(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
+}

@@ -45,5 +45,6 @@ unsigned int kccm_noio_enter(void);
 void kccm_noio_leave(unsigned int cookie);
 bool kccm_killed(void);
 bool kccm_log_allowed(void);
+bool kccm_log_allowed_of_peer(void);
 
 #endif /* _KCCM_SYS_HELPERS_H */
