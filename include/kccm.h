@@ -61,6 +61,8 @@ struct kccm_msg_info {
  * was received.  Messages from this node to @dst with the same tag are
  * received in the order in which they were sent.
  *
+ * Context: Process context; may sleep, but with KCCM_NOWAIT not for room. From
+ * a short handler with KCCM_NOWAIT, or where there is room.
  * Return: 0;
  * -EAGAIN: no room at @dst now, and KCCM_NOWAIT was given;
  * -ETIMEDOUT: no room at @dst within @timeout_ms;
@@ -85,6 +87,8 @@ int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
  * arrived, waits for one.  Of several receivers that wait for the same
  * message, the one that began to wait first gets it.
  *
+ * Context: Process context; may sleep. From a short handler with KCCM_NOWAIT,
+ * or where a message has arrived.
  * Return: 0;
  * -EMSGSIZE: the message is longer than @len. It stays first in its queue,
  *	      and its length is in @info->len;
@@ -109,6 +113,7 @@ int kccm_recv(int src, __s64 tag, void *buf, size_t len,
  *
  * Another receiver may take the message before the caller does.
  *
+ * Context: as kccm_recv().
  * Return: 0, or as kccm_recv() but for -EMSGSIZE.
  */
 int kccm_probe(int src, __s64 tag, struct kccm_msg_info *info, long timeout_ms);
@@ -121,6 +126,12 @@ int kccm_probe(int src, __s64 tag, struct kccm_msg_info *info, long timeout_ms);
  *	that would return -EDEADLK.
  * @KCCM_LONG: in a kernel thread of its own. It may sleep and call whatever it
  *	likes. At most max_long_handlers run at once, further calls queue.
+ *	One idle thread is kept ready; the kernel makes a further one with
+ *	GFP_KERNEL, whoever asks. So when memory is short, calls beyond the idle
+ *	threads can have to wait for pages to be written back. A handler that
+ *	has a part in writing back, for this node or another, should therefore
+ *	be short, and leave what takes time to a workqueue of its module's with
+ *	WQ_MEM_RECLAIM.
  */
 enum kccm_class {
 	KCCM_SHORT = 0,
@@ -153,7 +164,7 @@ struct kccm_call {
  * struct kccm_handler - a function that other nodes may call
  * @func: the number by which they call it
  * @class: how it is run
- * @name: for warnings and statistics; must live as long as the registration
+ * @name: for warnings in the log; copied
  * @max_args: longest arguments that it takes, in bytes; a longer call fails at
  *	its caller with -E2BIG and does not reach the handler
  * @fn: the function. Its return value is the call's status: 0 or positive for
@@ -175,6 +186,7 @@ struct kccm_handler {
  * kccm_register_handler() - make a function callable from other nodes
  * @handler: what to register; it is copied
  *
+ * Context: Process context; may sleep for memory. From any handler, too.
  * Return: 0; -EEXIST: @handler->func is taken; -EINVAL: no function, no name,
  * unknown class, or max_args above this node's max_rcall; -ENOMEM;
  * -ENODEV: KCCM is not running.
@@ -188,7 +200,10 @@ int kccm_register_handler(const struct kccm_handler *handler);
  * From its return on, the handler does not run and will not be run; calls that
  * had been queued for it have been run. Waits for as long as that takes.
  *
- * Return: 0; -ENOENT: not registered; -EDEADLK: called from a handler.
+ * Context: Process context; sleeps, and is not killable. Not from a handler,
+ * this one or another.
+ * Return: 0; -ENOENT: not registered; -EDEADLK: called from a handler;
+ * -ENODEV: KCCM is not running.
  */
 int kccm_unregister_handler(__u32 func);
 
@@ -204,6 +219,7 @@ int kccm_unregister_handler(__u32 func);
  * function, or it fails there, that is counted and logged at @dst only. Calls
  * of short handlers on one node run in the order in which they were made.
  *
+ * Context: as kccm_send().
  * Return: 0: the call is on its way; errors as kccm_send().
  */
 int kccm_rcall(int dst, __u32 func, const void *args, size_t args_len,
@@ -221,12 +237,15 @@ int kccm_rcall(int dst, __u32 func, const void *args, size_t args_len,
  * @status: if not NULL, what the handler returned (0 where it did not run)
  * @timeout_ms: time for the whole call: KCCM_FOREVER or milliseconds
  *
+ * Context: Process context; sleeps. Not from a short handler.
  * Return: 0: the handler ran and returned 0 or more;
  * -EREMOTEIO: the handler ran and returned a negative value, see @status;
  * -EOPNOTSUPP: @dst has no such handler;
  * -E2BIG: @args_len is more than that handler takes;
- * -EMSGSIZE: the handler ran, but its reply is longer than @reply_len, which
- *	      now tells its length; or @args_len exceeds what the nodes accept;
+ * -EMSGSIZE: the handler ran, but its reply is longer than the room at @reply,
+ *	      and @reply_len now tells its length; or @args_len or the room at
+ *	      @reply exceeds what the two nodes accept: nothing was called, and
+ *	      @reply_len is 0 now;
  * -ETIMEDOUT: no reply within @timeout_ms; the handler may still run;
  * -EHOSTDOWN: @dst is not connected, or was lost before it replied;
  * -EDEADLK: called from a short handler;
@@ -280,6 +299,8 @@ bool kccm_is_up(int node);
  *	connected state
  * @timeout_ms: KCCM_FOREVER, KCCM_NOWAIT, or milliseconds
  *
+ * Context: Process context; may sleep. From a short handler with KCCM_NOWAIT,
+ * or where the node is connected.
  * Return: 0; -EAGAIN or -ETIMEDOUT: not connected (in time); -EINVAL: no such
  * node; -EDEADLK: it would have to wait, and the caller is a short handler;
  * -EINTR; -ENODEV; -ESHUTDOWN.
@@ -305,13 +326,11 @@ enum kccm_event {
  *	them are merged, never reordered: a peer that was lost and is back is
  *	reported as "down", then "up".
  * @ctx: handed to @event
- * @name: for statistics; must live as long as the subscription
  */
 struct kccm_subscriber {
 	void (*event)(void *ctx, __u32 node, enum kccm_event event,
 		      __u64 incarnation);
 	void *ctx;
-	const char *name;
 };
 
 /**

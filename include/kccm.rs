@@ -28,8 +28,8 @@
 //!
 //! Unless a function says otherwise it may sleep: it is called from process context, without spin
 //! locks held. What it allocates inside KCCM it allocates as by `GFP_NOIO`, so code that writes pages
-//! back may call it; what is allocated on this side is said with each function. A short handler ([`Class::Short`]) must not wait: what would have to returns `EDEADLK`
-//! there.
+//! back may call it; what is allocated on this side is said with each function. A short handler
+//! ([`Class::Short`]) must not wait: what would have to returns `EDEADLK` there.
 //!
 //! # Errors
 //!
@@ -114,7 +114,6 @@ pub(crate) mod raw {
     pub(crate) struct kccm_subscriber {
         pub(crate) event: Option<unsafe extern "C" fn(*mut c_void, u32, kccm_event, u64)>,
         pub(crate) ctx: *mut c_void,
-        pub(crate) name: *const c_char,
     }
 
     extern "C" {
@@ -502,10 +501,10 @@ pub(crate) fn rcall(dst: u32, func: u32, args: &[u8], timeout: Timeout) -> Resul
 ///
 /// What the handler returned is kept apart: [`CallError::Remote`] and [`CallError::TooLong`].
 /// Others: `EOPNOTSUPP`: `dst` has no such handler. `E2BIG`: more arguments than it takes.
-/// `EMSGSIZE`: arguments or reply longer than the two nodes accept. `ETIMEDOUT`: no reply in time;
-/// the handler may still run. `EHOSTDOWN`: `dst` is not connected, or was lost before it replied.
-/// `EDEADLK`: in a short handler. `EINVAL`: no such peer, or [`Timeout::NoWait`]. `ESHUTDOWN`: KCCM
-/// stopped, here or there.
+/// `EMSGSIZE`: nothing was called, because `args` or `reply` is longer than the smaller of the two
+/// nodes' `max_rcall`. `ETIMEDOUT`: no reply in time; the handler may still run. `EHOSTDOWN`: `dst` is
+/// not connected, or was lost before it replied. `EDEADLK`: in a short handler. `EINVAL`: no such
+/// peer, or [`Timeout::NoWait`]. `ESHUTDOWN`: KCCM stopped, here or there.
 pub(crate) fn rcall_sync(
     dst: u32,
     func: u32,
@@ -539,7 +538,7 @@ pub(crate) fn rcall_sync(
             status,
             len: len.min(reply.len()),
         }),
-        // Without a reply its length is 0: then it is the arguments that are too long.
+        // Where nothing was called the length is 0: then `args` or `reply` is too long.
         Err(e) if e == EMSGSIZE && len > reply.len() => Err(CallError::TooLong(len)),
         Err(e) => Err(e.into()),
     }
@@ -553,7 +552,9 @@ pub(crate) enum Class {
     /// By the listener itself, as a function call: fast, but while it runs no other message and no
     /// other call is handled on this node. It must not wait for anything remote.
     Short,
-    /// In a kernel thread of its own. It may sleep and call whatever it likes.
+    /// In a kernel thread of its own. It may sleep and call whatever it likes. Beyond the idle threads
+    /// the kernel makes one with `GFP_KERNEL`, which can wait for pages to be written back: what has a
+    /// part in that should be short, and leave the rest to a workqueue. See `KCCM_LONG` in `kccm.h`.
     Long,
 }
 
@@ -623,7 +624,7 @@ pub(crate) struct Registration {
 impl Registration {
     /// Makes `handler` callable from other nodes by the number `func`.
     ///
-    /// `module` is that of the handler's code, `THIS_MODULE`. `name` is for warnings and statistics,
+    /// `module` is that of the handler's code, `THIS_MODULE`. `name` is for warnings in the log,
     /// `max_args` the longest arguments that it takes, bytes; longer ones do not reach it, and fail
     /// with `E2BIG` at their caller.
     ///
@@ -658,8 +659,8 @@ impl Registration {
             ctx: context.callee,
             owner: module.as_ptr().cast(),
         };
-        // SAFETY: `handler` is copied. What it points to lives for as long as it is registered: name
-        // and module by their types; the context because `drop()` frees it only after unregistering.
+        // SAFETY: `handler` is copied, and so is its name. What else it points to lives for as long as
+        // it is registered: the module by its type; the context because `drop()` frees it only after unregistering.
         // `serve::<F>` is what goes with this context, and may be called from any thread, at once, as
         // `F` is `Send` and `Sync`.
         to_result(unsafe { raw::kccm_register_handler(&handler) })?;
@@ -773,17 +774,12 @@ impl Subscription {
     /// nothing else: the subscriber may sleep and may use KCCM. For one peer, "down" and "up"
     /// alternate; changes that come faster than they are taken are merged, never reordered.
     ///
-    /// `module` is that of the subscriber's code, `THIS_MODULE`; `name` is for statistics. Allocates
-    /// with `GFP_KERNEL`.
+    /// `module` is that of the subscriber's code, `THIS_MODULE`. Allocates with `GFP_KERNEL`.
     ///
     /// # Errors
     ///
     /// `EDEADLK`: called from a subscriber or a short handler.
-    pub(crate) fn new<F>(
-        module: &'static ThisModule,
-        name: &'static CStr,
-        subscriber: F,
-    ) -> Result<Self>
+    pub(crate) fn new<F>(module: &'static ThisModule, subscriber: F) -> Result<Self>
     where
         F: Fn(u32, Event, u64) + Send + Sync + 'static,
     {
@@ -791,12 +787,10 @@ impl Subscription {
         let subscriber = raw::kccm_subscriber {
             event: Some(tell::<F>),
             ctx: context.callee,
-            name: name.as_char_ptr(),
         };
-        // SAFETY: `subscriber` is copied. What it points to lives for as long as it is subscribed: the
-        // name by its type; the context because `drop()` frees it only after unsubscribing.
-        // `tell::<F>` is what goes with this context, and may be called from another thread, as `F` is
-        // `Send` and `Sync`.
+        // SAFETY: `subscriber` is copied. The context lives for as long as it is subscribed, because
+        // `drop()` frees it only after unsubscribing. `tell::<F>` is what goes with this context, and
+        // may be called from another thread, as `F` is `Send` and `Sync`.
         let handle = unsafe { raw::kccm_subscribe(&subscriber) };
         to_result(handle)?;
         Ok(Self { handle, context })

@@ -121,7 +121,6 @@ same_structs! {
     kccm_subscriber {
         event: Option<unsafe extern "C" fn(*mut c_void, u32, c_uint, u64)>,
         ctx: *mut c_void,
-        name: *const c_char,
     }
 }
 

@@ -640,7 +640,6 @@ int dlock_start(void)
 {
 	const struct kccm_subscriber subscriber = {
 		.event = node_event,
-		.name = KBUILD_MODNAME,
 	};
 	int ret;
 
