@@ -68,7 +68,8 @@ impl fmt::Display for ClusterName {
 pub(crate) struct Member {
     /// Its id.
     pub(crate) id: NodeId,
-    /// Its address; its connections to others come from the same IP address.
+    /// Its address; its connections to others come from the same IP address, but to those whose address
+    /// is of the other family from wherever its kernel chooses.
     pub(crate) addr: SocketAddr,
 }
 

@@ -78,7 +78,8 @@ use kernel::sync::{
 
 /// Connections that have come in and not yet greeted: at most so many from elsewhere than the peers'
 /// addresses, and so many for each peer at the address that they come from. Nobody takes a peer's
-/// place but what runs on the peer's own machine.
+/// place but what runs on the peer's own machine. A peer whose address is of the other family comes
+/// from one that is not known here, and has its place among the strangers.
 const MAX_STRANGERS: usize = 64;
 const MAX_PER_PEER: usize = 8;
 

@@ -55,7 +55,7 @@ pub(crate) trait Transport: Send + Sync {
     /// Opens a port at a local address. Each connection that comes in is notified of.
     fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>>;
 
-    /// Begins to connect from the local IP address of `from` to `to`.
+    /// Begins to connect to `to`, from the local IP address of `from` if both are of one family.
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>>;
 }
 
