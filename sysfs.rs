@@ -106,7 +106,7 @@ fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
     Ok(())
 }
 
-static PEER: [Attr<NodePeer>; 16] = [
+static PEER: [Attr<NodePeer>; 17] = [
     Attr::read(c"state", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
     }),
@@ -125,6 +125,7 @@ static PEER: [Attr<NodePeer>; 16] = [
     }),
     Attr::read(c"tx_bytes", |p, f| count(f, &p.peer.stats.tx_bytes)),
     Attr::read(c"rx_bytes", |p, f| count(f, &p.peer.stats.rx_bytes)),
+    Attr::read(c"attempts", |p, f| count(f, &p.peer.stats.attempts)),
     Attr::read(c"reconnects", |p, f| count(f, &p.peer.stats.reconnects)),
     Attr::read(c"queued_bytes", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().queued))

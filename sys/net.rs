@@ -26,13 +26,6 @@ impl Net {
     }
 }
 
-impl Clone for Net {
-    fn clone(&self) -> Self {
-        // SAFETY: `self` holds a reference, so the pointer is valid.
-        Self(unsafe { helpers::kccm_net_get(self.0) })
-    }
-}
-
 impl Drop for Net {
     fn drop(&mut self) {
         // SAFETY: The reference is ours.

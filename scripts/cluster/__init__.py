@@ -23,7 +23,7 @@ other variables.
 from .channel import CommandFailed, CommandTimeout, GuestDied, GuestError, Job, Result
 from .cluster import Cluster, address
 from .console import ConsoleTimeout
-from .image import Image, kernel_modules
+from .image import Image
 from .machine import Machine, MachineSpec, Unclean
 from .settings import HarnessError, flavour
 from .switch import Switch
@@ -45,5 +45,4 @@ __all__ = [
     "Unclean",
     "address",
     "flavour",
-    "kernel_modules",
 ]

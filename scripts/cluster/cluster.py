@@ -40,7 +40,7 @@ class Cluster:
     ...     cluster.load_all()
     ...     cluster.wait_connected()
     ...     cluster.kill(1)
-    ...     cluster.wait_state(0, 1, "down")
+    ...     cluster.wait_lost(0, 1)
 
     ``modules`` are the kernel modules in the guests' image (default: all of
     ours that are built); ``tools`` are programs of the host to put there too,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import settings
-from .settings import Flavour, HarnessError
+from .settings import HarnessError
 
 MODULE_FOLDER = "modules"
 _FOLDERS = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/sbin", MODULE_FOLDER)
@@ -180,30 +180,6 @@ class Image:
         for needed in _module_depends(self.modules[module]):
             self._visit(needed, order)
         order.append(module)
-
-
-def kernel_modules(flavour: Flavour, *names: str) -> list[Path]:
-    """The files of modules of the kernel's own, such as ``tipc``, and of those they need."""
-    kdir = flavour.bzimage.parents[3]
-    order = kdir / "modules.order"
-    if not order.is_file():
-        raise HarnessError(
-            f"no {order}: {flavour.bzimage} must be in the tree that it was built in"
-        )
-    listed = [kdir / line for line in order.read_text().split()]
-    built = {path.stem.replace("-", "_"): path.with_suffix(".ko") for path in listed}
-    wanted: dict[str, Path] = {}
-    todo = list(names)
-    while todo:
-        name = todo.pop().replace("-", "_")
-        if name not in built:
-            raise HarnessError(
-                f"the kernel in {kdir} has no module {name}: is it configured as =m?"
-            )
-        if name not in wanted:
-            wanted[name] = built[name]
-            todo += _module_depends(built[name])
-    return list(wanted.values())
 
 
 def _module_depends(path: Path) -> list[str]:
