@@ -21,14 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster import process, settings
 from cluster.accel import accelerator
 from cluster.channel import Job
 from cluster.image import Image
-from cluster.ktap import KtapReader, Suite
+from cluster.ktap import Case, KtapReader, Suite
 from cluster.machine import Machine, MachineSpec
 from cluster.rundir import RunDir
 from cluster.settings import Flavour, HarnessError
@@ -42,7 +42,12 @@ KUNIT_MEMORY_MB = 384
 # Two processors, so that races between threads have a chance to show.
 KUNIT_CPUS = 2
 
-_KUNIT_SUITE = re.compile(r"^\s*#\[kunit_tests\((\w+)\)\]", re.MULTILINE)
+# A suite, or a case of the suite before it.
+_KUNIT = re.compile(
+    r"^\s*#\[(?:\w+::)*kunit_tests\((?P<suite>\w+)\)\]"
+    r"|^\s*#\[test\]\s+(?:#\[[^\n]*\]\s+)*fn (?P<case>\w+)",
+    re.MULTILINE,
+)
 _STILL_RUNNING_SECONDS = 30.0
 
 # Of a failure's text, how many lines at its beginning and at its end are shown.
@@ -176,15 +181,23 @@ class Selection:
 # KUnit.
 
 
-def expected_suites() -> set[str]:
-    """The names of all KUnit suites in the sources."""
+def expected_cases() -> dict[str, set[str]]:
+    """The KUnit suites in the sources, with their cases."""
     sources = (
         path
         for path in settings.TREE.rglob("*.rs")
         if settings.BUILD not in path.parents
         and not any(part.startswith(".") for part in path.relative_to(settings.TREE).parts)
     )
-    return {name for path in sources for name in _KUNIT_SUITE.findall(path.read_text())}
+    suites: dict[str, set[str]] = {}
+    for path in sources:
+        cases: set[str] = set()
+        for found in _KUNIT.finditer(path.read_text()):
+            if found["suite"]:
+                cases = suites.setdefault(found["suite"], set())
+            else:
+                cases.add(found["case"])
+    return suites
 
 
 class KunitRun:
@@ -197,8 +210,10 @@ class KunitRun:
         self._report = report
         self._ktap = KtapReader()
         self._read_to = 0
-        suites = expected_suites()
-        self._expected = {name for name in suites if selection.takes(f"{self.name}:{name}")}
+        self._expected: dict[str, set[str]] = {}
+        for suite, cases in expected_cases().items():
+            if taken := {case for case in cases if self._takes(suite, case)}:
+                self._expected[suite] = taken
 
     def run(self) -> None:
         """The whole unit; whatever goes wrong is a failed test."""
@@ -218,10 +233,21 @@ class KunitRun:
         finally:
             self._report.finish(self.name)
 
+    def _takes(self, suite: str, case: str) -> bool:
+        """Whether a case is asked for, by its own name or as one of its suite."""
+        names = f"{self.name}:{suite}", f"{self.name}:{suite}.{case}"
+        return any(self._selection.takes(name) for name in names)
+
+    def _filter(self) -> str:
+        """What has KUnit run no more than it must: it can be told of one suite, or one case."""
+        if not self._selection.only or len(self._expected) != 1:
+            return ""
+        ((suite, cases),) = self._expected.items()
+        case = f".{min(cases)}" if len(cases) == 1 else ""
+        return f"kunit.filter_glob={suite}{case}"
+
     def _machine(self, folder: Path) -> Machine:
         flavour = self._flavour
-        one = self._selection.only and len(self._expected) == 1
-        only = f"kunit.filter_glob={min(self._expected)}" if one else ""
         return Machine(
             MachineSpec(
                 name=self.name,
@@ -231,7 +257,7 @@ class KunitRun:
                 cpus=KUNIT_CPUS,
                 memory_mb=max(KUNIT_MEMORY_MB, flavour.memory_mb),
                 kunit=True,
-                append=only,
+                append=self._filter(),
                 folder=folder,
             )
         )
@@ -278,12 +304,17 @@ class KunitRun:
     def _wanted(self, suite: Suite) -> bool:
         return not self._selection.only or suite.name in self._expected
 
+    def _cases(self, suite: Suite) -> list[Case]:
+        """The cases that are asked for, of those that have run."""
+        wanted = self._expected.get(suite.name, set())
+        return [case for case in suite.cases if not self._selection.only or case.name in wanted]
+
     def _report_suite(self, suite: Suite) -> None:
         self._report_cases(suite)
-        self._report.suite(self.name, suite)
+        self._report.suite(self.name, replace(suite, cases=self._cases(suite)))
 
     def _report_cases(self, suite: Suite) -> None:
-        for case in suite.cases:
+        for case in self._cases(suite):
             text = "\n".join(case.diagnostics)
             test = f"{self.name}:{suite.name}.{case.name}"
             self._report.add(Outcome(test, case.status, 0.0, text), shown=False)
@@ -296,8 +327,16 @@ class KunitRun:
                 self._report_cases(suite)
             if gap := suite.gaps():
                 self._fail(suite.name, f"{gap}: see {log}")
-        for name in sorted(self._expected - set(self._ktap.suites)):
-            self._fail(name, f"the sources have this suite, but it did not run: see {log}")
+        for name, cases in sorted(self._expected.items()):
+            suite = self._ktap.suites.get(name)
+            if suite is None:
+                self._fail(name, f"the sources have this suite, but it did not run: see {log}")
+                continue
+            if suite.gaps():
+                continue
+            for case in sorted(cases - {case.name for case in suite.cases}):
+                text = f"the sources have this case, but it did not run: see {log}"
+                self._fail(f"{name}.{case}", text)
 
     def _fail(self, what: str, text: str, seconds: float = 0.0) -> None:
         self._report.add(Outcome(f"{self.name}:{what}", "fail", seconds, text))
@@ -429,7 +468,7 @@ def parse_arguments() -> argparse.Namespace:
         default="",
         metavar="PATTERN",
         help="run only the tests whose names contain PATTERN (or match it, with * and ?); names "
-        "look like kunit:SUITE and cluster/test_FILE.py::test_NAME",
+        "look like kunit:SUITE.CASE and cluster/test_FILE.py::test_NAME",
     )
     parser.add_argument(
         "--jobs",
