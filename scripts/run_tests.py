@@ -104,7 +104,8 @@ class Report:
     def suite(self, kernel: str, suite: Suite) -> None:
         """A KUnit suite has ended; its cases have been added before."""
         bad = sum(case.status == "fail" for case in suite.cases)
-        what = f"{len(suite.cases)} cases" if not bad else f"{bad} of {len(suite.cases)} failed"
+        count = len(suite.cases)
+        what = f"{bad} of {count} failed" if bad else f"{count} case{'s' if count != 1 else ''}"
         with self._lock:
             status = "fail" if bad or suite.status == "fail" else "pass"
             self._print(status, f"{kernel}:{suite.name}  {what}  ({suite.seconds:.1f} s)")
