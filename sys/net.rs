@@ -21,6 +21,16 @@ impl Net {
         Self(unsafe { helpers::kccm_net_get(helpers::kccm_net_current()) })
     }
 
+    /// The namespace of a test's choice.
+    ///
+    /// # Safety
+    ///
+    /// The pointer must be valid, and come with a reference, which is given up for the result.
+    #[cfg(KCCM_KUNIT)]
+    pub(crate) unsafe fn from_raw(net: *mut bindings::net) -> Self {
+        Self(net)
+    }
+
     pub(super) fn as_ptr(&self) -> *mut bindings::net {
         self.0
     }

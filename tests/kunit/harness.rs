@@ -8,7 +8,8 @@
 use super::net::{
     Below,
     Gate,
-    Memory, //
+    Memory,
+    Spaces, //
 };
 use super::sys;
 use crate::config::{
@@ -418,6 +419,14 @@ impl Plan {
         let mut plan = Self::of(count);
         plan.ip = own_ip;
         plan.below = Below::Gated(gates);
+        Ok(plan)
+    }
+
+    /// Two, each in a network namespace of its own.
+    pub(super) fn apart() -> Result<Self> {
+        let mut plan = Self::of(2);
+        plan.ip = Spaces::ip;
+        plan.below = Below::Apart(Spaces::new()?);
         Ok(plan)
     }
 

@@ -5,10 +5,16 @@
 
 #include <linux/types.h>
 
+struct net;
 struct task_struct;
 
 unsigned int kccm_kunit_tcp_sockets(void);
 unsigned long kccm_kunit_sleeps(void);
 bool kccm_kunit_waits(struct task_struct *task);
+bool kccm_kunit_noio(void);
+
+int kccm_kunit_shell(const char *script);
+struct net *kccm_kunit_net_of(const char *device);
+unsigned int kccm_kunit_namespaces(void);
 
 #endif /* _KCCM_KUNIT_HELPERS_H */

@@ -14,6 +14,8 @@
 //! | `rcall`    | remote calls, short and long, with and without reply (P5, P8, P9)      |
 //! | `handlers` | registering functions, and taking them back                            |
 //! | `recovery` | peers that break, fall silent, come back; events (P2, P11)             |
+//! | `netns`    | nodes in network namespaces of their own, and cuts between them        |
+//! | `noio`     | nothing that is allocated may wait for I/O                             |
 //! | `refusal`  | greetings and frames that are not what they should be                  |
 //! | `teardown` | stopping a node at any moment, and what is left of it                  |
 //!
@@ -26,6 +28,8 @@ mod handlers;
 mod harness;
 mod listener;
 mod net;
+mod netns;
+mod noio;
 mod rcall;
 mod recovery;
 mod refusal;

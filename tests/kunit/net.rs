@@ -10,6 +10,7 @@ use super::harness::{
     Here,
     SOON_MS, //
 };
+use super::sys;
 use crate::config::NodeId;
 use crate::conn::frame::{
     Header,
@@ -33,6 +34,7 @@ use crate::sys::clock::Millis;
 use crate::sys::net::Net;
 use core::net::{
     IpAddr,
+    Ipv4Addr,
     SocketAddr, //
 };
 use kernel::prelude::*;
@@ -54,6 +56,8 @@ pub(super) enum Below {
     Tcp,
     /// TCP, with a gate for each node.
     Gated(KVec<Arc<Gate>>),
+    /// TCP, each in a network namespace of its own.
+    Apart(Spaces),
     /// No sockets at all.
     Memory(Arc<Memory>),
 }
@@ -67,8 +71,59 @@ impl Below {
             Below::Gated(gates) => {
                 KBox::new(Gated(gates[usize::from(id)].clone(), tcp), GFP_KERNEL)?
             }
+            Below::Apart(spaces) => KBox::new(Tcp::new(spaces.net(id)?), GFP_KERNEL)?,
             Below::Memory(memory) => KBox::new(memory.clone(), GFP_KERNEL)?,
         })
+    }
+}
+
+// ---- Networks apart from each other.
+
+/// Two network namespaces, joined by a pair of virtual Ethernet devices.
+pub(super) struct Spaces(());
+
+impl Spaces {
+    /// Two of them, with node 0 to live in one, and node 1 in the other.
+    ///
+    /// Only user space can make network namespaces. busybox has all that this takes.
+    pub(super) fn new() -> Result<Self> {
+        let spaces = Self(());
+        sys::shell(
+            c"set -e
+            mkdir /run/kccm-0 /run/kccm-1
+            touch /run/kccm-0/net /run/kccm-1/net
+            unshare --net=/run/kccm-0/net ip link add kccm0 type veth
+            unshare --net=/run/kccm-1/net sh -c '
+                nsenter --net=/run/kccm-0/net ip link set veth0 netns $$ &&
+                ip link set veth0 name kccm1 &&
+                ip link set lo up'
+            nsenter --net=/run/kccm-0/net ip link set lo up
+            nsenter --net=/run/kccm-0/net ip link set kccm0 up
+            nsenter --net=/run/kccm-0/net ip addr add 10.9.0.1/24 dev kccm0
+            nsenter --net=/run/kccm-1/net ip link set kccm1 up
+            nsenter --net=/run/kccm-1/net ip addr add 10.9.0.2/24 dev kccm1",
+        )?;
+        Ok(spaces)
+    }
+
+    /// Where a node of these lives.
+    pub(super) fn ip(id: NodeId) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 9, 0, id as u8 + 1))
+    }
+
+    /// The namespace of a node.
+    pub(super) fn net(&self, id: NodeId) -> Result<Net> {
+        sys::net_of(if id == 0 { c"kccm0" } else { c"kccm1" })
+    }
+}
+
+impl Drop for Spaces {
+    fn drop(&mut self) {
+        // They are gone when no node holds them any more.
+        let _ = sys::shell(
+            c"umount /run/kccm-0/net /run/kccm-1/net
+            rm -r /run/kccm-0 /run/kccm-1",
+        );
     }
 }
 
@@ -370,6 +425,10 @@ pub(super) struct Gate {
     sends: [Atomic<usize>; Gate::PLACES],
     /// Links that there are.
     links: Atomic<usize>,
+    /// How often each operation was used, and how often by a thread whose allocations may wait for
+    /// I/O.
+    used: [Atomic<usize>; Operation::ALL.len()],
+    exposed: [Atomic<usize>; Operation::ALL.len()],
     /// Done once before a link gets somebody to notify.
     #[pin]
     before_attach: Mutex<Option<KBox<dyn FnMut() + Send + Sync>>>,
@@ -389,6 +448,8 @@ impl Gate {
                 looks: [const { Atomic::new(0) }; Self::PLACES],
                 sends: [const { Atomic::new(0) }; Self::PLACES],
                 links: Atomic::new(0),
+                used: [const { Atomic::new(0) }; Operation::ALL.len()],
+                exposed: [const { Atomic::new(0) }; Operation::ALL.len()],
                 before_attach <- new_mutex!(None, "Gate::before_attach"),
             }),
             GFP_KERNEL,
@@ -430,12 +491,57 @@ impl Gate {
         self.links.load(Relaxed)
     }
 
+    /// How often an operation was used.
+    pub(super) fn used(&self, operation: Operation) -> usize {
+        self.used[operation as usize].load(Relaxed)
+    }
+
+    /// How often of these by a thread whose allocations may wait for I/O.
+    pub(super) fn exposed(&self, operation: Operation) -> usize {
+        self.exposed[operation as usize].load(Relaxed)
+    }
+
+    /// Takes note of an operation.
+    fn note(&self, operation: Operation) {
+        self.used[operation as usize].fetch_add(1, Relaxed);
+        if !sys::noio() {
+            self.exposed[operation as usize].fetch_add(1, Relaxed);
+        }
+    }
+
     /// Has something done before the next link gets somebody to notify.
     pub(super) fn before_attach(&self, what: impl FnMut() + Send + Sync + 'static) -> Result {
         let what = KBox::new(what, GFP_KERNEL)?;
         *self.before_attach.lock() = Some(what);
         Ok(())
     }
+}
+
+/// What is asked of a network.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Operation {
+    Listen,
+    Connect,
+    Accept,
+    Attach,
+    Status,
+    Send,
+    Recv,
+    Close,
+}
+
+impl Operation {
+    /// All there are.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Listen,
+        Self::Connect,
+        Self::Accept,
+        Self::Attach,
+        Self::Status,
+        Self::Send,
+        Self::Recv,
+        Self::Close,
+    ];
 }
 
 fn place(ip: IpAddr) -> u32 {
@@ -473,11 +579,13 @@ impl Drop for GatedLink {
 
 impl Transport for Gated {
     fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>> {
+        self.0.note(Operation::Listen);
         let port = self.1.listen(addr, notify)?;
         Ok(KBox::new(GatedPort(self.0.clone(), port), GFP_KERNEL)?)
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
+        self.0.note(Operation::Connect);
         let link = self.1.connect(from, to)?;
         Ok(GatedLink::new(&self.0, link, to.ip())?)
     }
@@ -487,11 +595,13 @@ struct GatedPort(Arc<Gate>, KBox<dyn Port>);
 
 impl Port for GatedPort {
     fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)> {
+        self.0.note(Operation::Accept);
         let (link, from) = self.1.accept()?;
         Ok((GatedLink::new(&self.0, link, from.ip())?, from))
     }
 
     fn close(&self) {
+        self.0.note(Operation::Close);
         self.1.close();
     }
 }
@@ -520,6 +630,7 @@ fn fill_with_pings(buf: &mut [u8]) -> usize {
 
 impl Link for GatedLink {
     fn attach(&self, notify: KBox<dyn Notify>) -> Result {
+        self.gate.note(Operation::Attach);
         let before = self.gate.before_attach.lock().take();
         if let Some(mut before) = before {
             before();
@@ -529,11 +640,13 @@ impl Link for GatedLink {
     }
 
     fn status(&self) -> Result {
+        self.gate.note(Operation::Status);
         self.below.status()
     }
 
     fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
         let gate = &self.gate;
+        gate.note(Operation::Send);
         gate.sends[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
         match gate.toll.load(Relaxed) {
             0 => {}
@@ -547,6 +660,7 @@ impl Link for GatedLink {
 
     fn recv(&self, buf: &mut [u8]) -> Result<usize> {
         let gate = &self.gate;
+        gate.note(Operation::Recv);
         gate.looks[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
         if gate.deaf.load(Relaxed) {
             return Err(EAGAIN);
@@ -562,6 +676,7 @@ impl Link for GatedLink {
     }
 
     fn close(&self, graceful: bool) {
+        self.gate.note(Operation::Close);
         self.below.close(graceful);
     }
 }

@@ -2,6 +2,7 @@
 
 //! What tests want of kernel C beside [`crate::sys`], with the `unsafe` that it takes.
 
+use crate::sys::net::Net;
 use crate::sys::owner::Owner;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -11,10 +12,12 @@ use kernel::types::Opaque;
 use kernel::ModuleMetadata;
 
 /// `helpers.h`, as bindgen reads it.
+#[allow(improper_ctypes)] // Of the kernel's types only pointers are used.
 #[allow(missing_docs)]
 #[allow(non_camel_case_types)]
 #[allow(unreachable_pub)]
 mod helpers {
+    use kernel::bindings::net;
     include!(env!("KCCM_KUNIT_HELPERS"));
 }
 
@@ -28,6 +31,43 @@ pub(super) fn tcp_sockets() -> usize {
 pub(super) fn sleeps() -> usize {
     // SAFETY: No requirements.
     unsafe { helpers::kccm_kunit_sleeps() as usize }
+}
+
+/// Whether what the calling thread allocates does not wait for I/O.
+pub(super) fn noio() -> bool {
+    // SAFETY: No requirements.
+    unsafe { helpers::kccm_kunit_noio() }
+}
+
+// ---- Network namespaces.
+
+/// Has a shell in user space do something. What it says is lost; an error if it fails.
+pub(super) fn shell(script: &CStr) -> Result {
+    // SAFETY: The string is not kept.
+    match unsafe { helpers::kccm_kunit_shell(script.as_char_ptr()) } {
+        0 => Ok(()),
+        status => {
+            pr_err!("status {} of: {}\n", status, script.to_str().unwrap_or("?"));
+            Err(EIO)
+        }
+    }
+}
+
+/// The network namespace in which there is a device of that name.
+pub(super) fn net_of(device: &CStr) -> Result<Net> {
+    // SAFETY: The string is not kept.
+    let net = unsafe { helpers::kccm_kunit_net_of(device.as_char_ptr()) };
+    if net.is_null() {
+        return Err(ENOENT);
+    }
+    // SAFETY: It came with a reference.
+    Ok(unsafe { Net::from_raw(net) })
+}
+
+/// How many network namespaces there are.
+pub(super) fn namespaces() -> usize {
+    // SAFETY: No requirements.
+    unsafe { helpers::kccm_kunit_namespaces() as usize }
 }
 
 // ---- Modules.
