@@ -17,6 +17,8 @@
  * flood <size> [<pause>]	send numbered, checksummed messages of up to <size>
  *		bytes to all peers, with a pause in microseconds between two, and
  *		check those that come in, until "flood 0"
+ * hold <0|1>	leave floods that come in where they are queued, or check them
+ *		again
  * counts	what was flooded: a line for each peer
  *
  * One command runs at a time in each open file. A killed process ends its
@@ -367,6 +369,37 @@ static ssize_t do_flood(const char *args, char *out, size_t room)
 	return ret ?: scnprintf(out, room, "flood %s\n", size ? "on" : "off");
 }
 
+static int hold(bool on)
+{
+	struct task_struct *task;
+
+	if (on) {
+		if (flood_receiver)
+			kthread_stop(flood_receiver);
+		flood_receiver = NULL;
+	} else if (!flood_receiver) {
+		task = kthread_run(flood_receive, NULL, "kccm_flood");
+		if (IS_ERR(task))
+			return PTR_ERR(task);
+		flood_receiver = task;
+	}
+	return 0;
+}
+
+static ssize_t do_hold(const char *args, char *out, size_t room)
+{
+	unsigned int on;
+	int ret;
+
+	if (kstrtouint(args, 10, &on) || on > 1)
+		return -EINVAL;
+	if (mutex_lock_killable(&flood_lock))
+		return -EINTR;
+	ret = hold(on);
+	mutex_unlock(&flood_lock);
+	return ret ?: scnprintf(out, room, "hold %s\n", on ? "on" : "off");
+}
+
 static ssize_t do_counts(const char *args, char *out, size_t room)
 {
 	size_t len = 0;
@@ -407,6 +440,7 @@ static const struct {
 	{ "probe", do_probe },
 	{ "ping", do_ping },
 	{ "flood", do_flood },
+	{ "hold", do_hold },
 	{ "counts", do_counts },
 };
 
@@ -516,18 +550,16 @@ static int __init demo_init(void)
 		if (ret)
 			goto err_handlers;
 	}
-	flood_receiver = kthread_run(flood_receive, NULL, "kccm_flood");
-	if (IS_ERR(flood_receiver)) {
-		ret = PTR_ERR(flood_receiver);
+	ret = hold(false);
+	if (ret)
 		goto err_handlers;
-	}
 	ret = misc_register(&demo_device);
 	if (ret)
 		goto err_receiver;
 	return 0;
 
 err_receiver:
-	kthread_stop(flood_receiver);
+	hold(true);
 err_handlers:
 	unregister_handlers(i);
 	return ret;
@@ -538,7 +570,7 @@ static void __exit demo_exit(void)
 {
 	misc_deregister(&demo_device);
 	flood_stop();
-	kthread_stop(flood_receiver);
+	hold(true);
 	unregister_handlers(ARRAY_SIZE(handlers));
 }
 module_exit(demo_exit);

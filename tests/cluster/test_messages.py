@@ -10,7 +10,7 @@ import pytest
 
 from cluster import Cluster
 from cluster.cluster import SYSFS
-from traffic import demo, demo_command, demo_spawn, fields, need_demo, traffic
+from traffic import counts, demo, demo_command, demo_spawn, fields, need_demo, traffic
 
 PAIRS = list(itertools.permutations(range(3), 2))
 CALL_COUNTERS = ("tx_rcalls", "rx_rcalls", "failed_rcalls")
@@ -147,23 +147,47 @@ def test_rcalls_between_all_pairs(cluster3: Cluster, how: str) -> None:
 
 
 def test_calls_pass_a_full_queue(cluster3: Cluster) -> None:
-    """P8: where messages have no room any more, calls have."""
-    cluster3[1].rmmod("kccm_demo")
-    full = f"while echo 'send 1 6 {'x' * 900}' >&3; do :; done"
-    command = f"exec 3<>/dev/kccm_demo; {full}"
-    for node in (0, 2):
-        # Faster: the flood. Nobody receives it at node 1.
+    """P8, P9: where messages have no room any more, calls of every kind have, both ways."""
+    receiver, senders = 1, (0, 2)
+    demo(cluster3[receiver], "hold 1")
+    # Faster than single messages: the flood.
+    for node in senders:
         demo(cluster3[node], "flood 60000")
-    for node in (0, 2):
-        cluster3[1].wait_until(f"[ $(cat {SYSFS}/peers/{node}/queued_bytes) -gt 33400000 ]", 60)
-        refused = cluster3[node].run(command, check=False)
-        assert "temporarily unavailable" in refused.out
-    need_demo(cluster3, [1])
-    # The flood's receiver empties the queue; calls have not waited for that.
-    for node in (0, 2):
-        assert fields(demo(cluster3[node], "ping 1 3 64 sync"))["rounds"] == "3"
+    full = " && ".join(
+        f"[ $(cat {SYSFS}/peers/{node}/queued_bytes) -gt 33400000 ]" for node in senders
+    )
+    cluster3[receiver].wait_until(full, 60)
+    for node in senders:
         demo(cluster3[node], "flood 0")
-    wait_stats(cluster3, 1, "messages_waiting", 0)
+        # The last bit of room, with what kccm_demo can receive.
+        fill = f"while echo 'send {receiver} 6 {'x' * 200}' >&3; do :; done"
+        refused = cluster3[node].run(f"exec 3<>/dev/kccm_demo; {fill}", check=False)
+        assert "temporarily unavailable" in refused.out
+        # With the reply, all that was sent before the call has come in.
+        demo(cluster3[node], f"ping {receiver} 1 64 sync")
+    before = queued(cluster3, receiver)
+    for node in senders:
+        for caller, called in ((node, receiver), (receiver, node)):
+            for how in ("sync", "short", "long"):
+                assert fields(demo(cluster3[caller], f"ping {called} 3 3000 {how}"))["rounds"] == "3"
+    # Nothing has been taken out meanwhile, and there is still no room.
+    assert queued(cluster3, receiver) == before
+    for node in senders:
+        refused = cluster3[node].run(demo_command(f"send {receiver} 6 {'x' * 200}"), check=False)
+        assert "temporarily unavailable" in refused.out
+    demo(cluster3[receiver], "hold 0")
+    drain = "while echo 'recv -1 6 0' >&3; do :; done"
+    cluster3[receiver].run(f"exec 3<>/dev/kccm_demo; {drain}", check=False)
+    wait_stats(cluster3, receiver, "messages_waiting", 0)
+    for node in senders:
+        assert counts(cluster3, receiver)[node]["lost"] == 0
+
+
+def queued(cluster: Cluster, node: int) -> tuple[list[str], int]:
+    """How many bytes of each peer, and how many messages, are queued at a node."""
+    table = cluster.peer_table(node)
+    sizes = [table[peer]["queued_bytes"] for peer in sorted(table)]
+    return sizes, stats(cluster, node)["messages_waiting"]
 
 
 def test_flood_of_all_by_all(cluster3: Cluster) -> None:
