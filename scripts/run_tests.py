@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs every test of KCCM: KUnit in a guest, and the cluster tests with pytest.
+"""Runs every test of KCCM: KUnit in a guest, and the others with pytest.
 
-The work is cut into units, the KUnit module and each file of tests/cluster,
-of which ``--jobs`` run side by side. The last line of the output is
+The work is cut into units, the KUnit module and each file of tests/cluster and
+tests/host, of which ``--jobs`` run side by side. The last line of the output is
 ``N passed, N failed``; the exit status is 0 only if tests ran and none failed.
 """
 
@@ -33,7 +33,8 @@ from cluster.machine import Machine, MachineSpec
 from cluster.rundir import RunDir
 from cluster.settings import Flavour, HarnessError
 
-CLUSTER_TESTS = settings.TREE / "tests" / "cluster"
+# Where pytest's tests are: those on clusters, and those that need no guest.
+PYTEST_FOLDERS = (settings.TREE / "tests" / "cluster", settings.TREE / "tests" / "host")
 LOG_DIR = settings.BUILD / "log"
 
 KUNIT_MODULE = "kccm_kunit"
@@ -343,14 +344,14 @@ class KunitRun:
         self._report.add(Outcome(f"{self.name}:{what}", "fail", seconds, text))
 
 
-# The cluster tests.
+# Pytest.
 
 
 class PytestRun:
-    """Runs one file of cluster tests in a pytest of its own."""
+    """Runs one file of tests in a pytest of its own."""
 
     def __init__(self, path: Path, selection: Selection, report: Report) -> None:
-        self.name = f"cluster/{path.name}"
+        self.name = f"{path.parent.name}/{path.name}"
         self._path = path
         self._selection = selection
         self._report = report
@@ -407,7 +408,8 @@ class PytestRun:
                 self._lost(f"pytest ended with status {event['status']}")
 
     def _test(self, nodeid: str) -> str:
-        return re.sub(r"^(tests/)?(cluster/)?", "cluster/", nodeid)
+        folder = self._path.parent.name
+        return re.sub(rf"^(tests/)?({folder}/)?", f"{folder}/", nodeid)
 
     def _lost(self, why: str) -> None:
         for test in self._pending or [self.name]:
@@ -424,7 +426,8 @@ def units(arguments: argparse.Namespace, report: Report) -> list[KunitRun | Pyte
     if arguments.debug and flavours[0].name != "debug":
         flavours.append(settings.flavour("debug"))
     todo: list[KunitRun | PytestRun] = [KunitRun(f, selection, report) for f in flavours]
-    todo += [PytestRun(path, selection, report) for path in sorted(CLUSTER_TESTS.glob("test_*.py"))]
+    files = (path for folder in PYTEST_FOLDERS for path in sorted(folder.glob("test_*.py")))
+    todo += [PytestRun(path, selection, report) for path in files]
     return todo
 
 
@@ -469,7 +472,7 @@ def parse_arguments() -> argparse.Namespace:
         default="",
         metavar="PATTERN",
         help="run only the tests whose names contain PATTERN (or match it, with * and ?); names "
-        "look like kunit:SUITE.CASE and cluster/test_FILE.py::test_NAME",
+        "look like kunit:SUITE.CASE, cluster/test_FILE.py::test_NAME and host/...",
     )
     parser.add_argument(
         "--jobs",
