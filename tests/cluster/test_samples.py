@@ -49,12 +49,23 @@ def test_hello_to_nobody(cluster3: Cluster, module: str) -> None:
     cluster3.wait_connected()
 
 
-def test_without_kccm(cluster3: Cluster) -> None:
+def test_kccm_is_in_use(cluster3: Cluster) -> None:
     """KCCM cannot be unloaded while a sample uses it."""
     for module in HELLOS:
         cluster3[1].insmod(module)
         assert cluster3[1].rmmod("kccm", check=False).rc != 0
         cluster3[1].rmmod(module)
     cluster3.unload(1)
+    cluster3.load(1)
+    cluster3.wait_connected()
+
+
+def test_without_kccm(cluster3: Cluster) -> None:
+    """Without KCCM no sample can be loaded, and nothing is left of the attempt."""
+    cluster3.unload(1)
+    for module in (*HELLOS, "kccm_demo", "kccm_lock"):
+        result = cluster3[1].try_insmod(module)
+        assert result.rc != 0 and "unknown symbol" in result.out
+        assert not cluster3[1].loaded(module)
     cluster3.load(1)
     cluster3.wait_connected()

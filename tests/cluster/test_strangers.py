@@ -389,12 +389,56 @@ def test_wrong_answers(absent: Cluster) -> None:
 def test_no_answer(absent: Cluster) -> None:
     """P10: a server that accepts and never answers is given up after handshake_ms."""
     machine = absent[0]
-    with traffic(absent, [0, 1]), impostor(absent, 2) as server:
-        server.greeting()
-        assert absent.peer_state(0, 2) == "greeting"
-        server.closed_within()
-        machine.wait_until(f"grep -qxE 'ETIMEDOUT|ECONNREFUSED' {SYSFS}/peers/2/last_error")
-        assert absent.peer_state(0, 2) != "up"
+    unload_all(absent, 0)
+    # Time to see why, before the next attempt finds nobody.
+    absent.load(0, backoff_min_ms=10_000, backoff_max_ms=60_000)
+    with impostor(absent, 2) as server:
+        reconnect = f"{{ echo reconnect >{SYSFS}/peers/2/control; false; }}"
+        machine.wait_until(f"grep -qx greeting {SYSFS}/peers/2/state || {reconnect}")
+        absent.wait_connected(nodes=[0, 1])
+        with traffic(absent, [0, 1]):
+            server.greeting()
+            server.closed_within()
+            machine.wait_until(f"grep -qx ETIMEDOUT {SYSFS}/peers/2/last_error")
+            assert absent.peer_state(0, 2) == "backoff"
+
+
+@pytest.mark.limit(300)
+def test_refusals_of_every_kind(absent: Cluster) -> None:
+    """P10: whatever a node is refused for, it says so: in the log, and in sysfs."""
+    machine = absent[0]
+    last_error = f"{SYSFS}/peers/2/last_error"
+    incarnation = int(absent.attribute(0, "incarnation"), 16)
+    with traffic(absent, [0, 1]):
+        for reason, name in wire.REASONS.items():
+            machine.wait_until(f"grep -qx ECONNREFUSED {last_error}", what=name)
+            mark = machine.mark()
+            with impostor(absent, 2) as server:
+                server.greeting()
+                refusal = wire.Greeting(absent.name, source=2, to=0, kind=wire.REFUSAL)
+                refusal = replace(refusal, reason=reason, to_incarnation=incarnation)
+                server.send(refusal.encode())
+                server.closed_within()
+            expect_once(machine, mark, f"node 0: refused by node 2 at .*: {name}$")
+
+
+def test_unknown_to_another(cluster3: Cluster) -> None:
+    """P10: a node that is not on another's list is refused; both logs and sysfs say why."""
+    unload_all(cluster3, 0)
+    unload_all(cluster3, 2)
+    # Node 2 has never heard of node 0.
+    cluster3.load(2, peers=f"1={address(1)},2={address(2)}")
+    marks = {n: cluster3[n].mark() for n in range(3)}
+    cluster3.load(0)
+    cluster3.wait_connected(nodes=[0, 1])
+    expect_line(cluster3[2], marks[2], rf"refused a connection from {FROM_HERE} .*: unknown id")
+    expect_once(cluster3[0], marks[0], "refused by node 2 at .*: unknown id")
+    cluster3[0].wait_until(f"grep -qx 'refused: unknown id' {SYSFS}/peers/2/last_error")
+    for node in (0, 2):
+        unload_all(cluster3, node)
+    cluster3.load(0)
+    cluster3.load(2)
+    cluster3.wait_connected()
 
 
 # Nodes that do not belong.

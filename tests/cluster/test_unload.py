@@ -7,8 +7,12 @@ import pytest
 
 from cluster import Cluster, Job
 from cluster.cluster import SYSFS
+from cluster.machine import insmod
 from logs import expect_line, wait_for_log_room
 from traffic import DEMO, Traffic, demo, demo_spawn, need_demo, traffic, unload_all
+
+# Sends without end, when told to.
+API = "kccm_api_rust"
 
 # An rmmod may take so long, whatever goes on.
 PROMPT = 5.0
@@ -108,15 +112,23 @@ def test_while_connecting(cluster3: Cluster) -> None:
 
 
 def test_with_all_kinds_of_waiters(cluster3: Cluster) -> None:
-    """Who waits for a node that unloads is told: receivers, callers, senders, at once."""
+    """Who waits for a node that unloads is told at once: receivers, and senders without room.
+
+    Nobody can be waiting for a reply then: a module with a handler that runs has
+    to go before KCCM can.
+    """
     need_demo(cluster3)
     waiters: dict[str, Job] = {
         "a receiver": demo_spawn(cluster3[0], "recv 1 55 -1"),
         "a prober": demo_spawn(cluster3[0], "probe 1 56 -1"),
+        "a sender": cluster3[2].spawn(f"{insmod(API)} fill=1"),
     }
     patient = demo_spawn(cluster3[0], "recv -1 57 -1")
     # And the flood's receiver.
     cluster3[0].wait_until(f"grep -q 'receivers_waiting 4' {SYSFS}/stats")
+    # Until there is no room for one message more.
+    cluster3[1].wait_until(f"[ $(cat {SYSFS}/peers/2/queued_bytes) -gt 32500000 ]", timeout=60)
+    assert not any(waiter.poll(0) for waiter in waiters.values())
     unload_all(cluster3, 1, timeout=2 * PROMPT)
     for what, waiter in waiters.items():
         result = waiter.wait(PROMPT, check=False)
