@@ -183,6 +183,25 @@ unsafe extern "C" fn kccm_send(
 
 /// # Safety
 ///
+/// `buf` must be valid for reads of `len` bytes.
+#[no_mangle]
+unsafe extern "C" fn kccm_send_sync(
+    dst: c_int,
+    tag: u32,
+    buf: *const c_void,
+    len: usize,
+    timeout_ms: c_long,
+) -> c_int {
+    with_node(|node| {
+        // SAFETY: By this function's contract.
+        let buf = unsafe { input(buf, len) }?;
+        node.send_sync(peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
 /// `buf` must be valid for writes of `len` bytes; `info` null or valid for writing.
 #[no_mangle]
 unsafe extern "C" fn kccm_recv(
@@ -503,7 +522,7 @@ const _: () = {
             )*
         };
     }
-    same!(kccm_send kccm_recv kccm_probe kccm_register_handler);
+    same!(kccm_send kccm_send_sync kccm_recv kccm_probe kccm_register_handler);
     same!(kccm_rcall kccm_rcall_sync kccm_members kccm_subscribe);
 
     // Safe to call here, but what C declares never is: both are compared with a type.

@@ -93,6 +93,10 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes: u64,
     /// What one peer may have here in calls that are not finished, bytes.
     pub(crate) rcall_bytes: u64,
+    /// What is kept of what was sent to one peer until it is acknowledged, bytes.
+    pub(crate) kept_bytes: u64,
+    /// The same in messages and calls.
+    pub(crate) kept_frames: u32,
     /// How many long handlers run at once.
     pub(crate) max_long_handlers: u32,
     /// How many listener threads.
@@ -117,6 +121,8 @@ impl Limits {
         max_rcall: 1 << 20,
         queue_bytes: 32 << 20,
         rcall_bytes: 8 << 20,
+        kept_bytes: 32 << 20,
+        kept_frames: 16384,
         max_long_handlers: 32,
         listeners: 1,
         dead_ms: 3000,
@@ -133,11 +139,13 @@ impl Limits {
             least_window,
             message_cost, //
         };
-        let ranges: [(&'static str, u64, u64, u64); 10] = [
+        let ranges: [(&'static str, u64, u64, u64); 12] = [
             ("max_message", self.max_message.into(), 1, 1 << 30),
             ("max_rcall", self.max_rcall.into(), 1, 16 << 20),
             ("queue_bytes", self.queue_bytes, 4096, 1 << 40),
             ("rcall_bytes", self.rcall_bytes, 4096, 1 << 40),
+            ("kept_bytes", self.kept_bytes, 4096, 1 << 40),
+            ("kept_frames", self.kept_frames.into(), 1, 1 << 20),
             ("max_long_handlers", self.max_long_handlers.into(), 1, 1024),
             ("listeners", self.listeners.into(), 1, 64),
             (

@@ -11,6 +11,7 @@
 #include "sys/params.h"
 
 EXPORT_SYMBOL_GPL(kccm_send);
+EXPORT_SYMBOL_GPL(kccm_send_sync);
 EXPORT_SYMBOL_GPL(kccm_recv);
 EXPORT_SYMBOL_GPL(kccm_probe);
 EXPORT_SYMBOL_GPL(kccm_register_handler);

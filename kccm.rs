@@ -20,7 +20,7 @@
 //! | [`sys`]      | wrappers of kernel C interfaces                                            |
 //!
 //! What decides is pure and tested without sockets or threads: `config`, `conn::{frame, hello, state,
-//! credit}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
+//! credit, outbox, inbox}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
 //!
 //! # Locks
 //!
@@ -106,6 +106,14 @@ module! {
         rcall_bytes: u64 {
             default: 8388608,
             description: "What one peer may have here in unfinished remote calls, bytes (8 MiB)",
+        },
+        kept_bytes: u64 {
+            default: 33554432,
+            description: "What is kept of what was sent to one peer until it is acknowledged, bytes (32 MiB)",
+        },
+        kept_frames: u32 {
+            default: 16384,
+            description: "The same in messages and calls (16384)",
         },
         max_long_handlers: u32 {
             default: 32,

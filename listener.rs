@@ -45,12 +45,16 @@ use crate::conn::hello::{
     Reject, //
 };
 use crate::conn::peer::Peer;
+use crate::conn::session::Session;
 use crate::conn::transport::Notify;
+use crate::conn::tx::Blank;
 use crate::conn::{
     Conn,
     Held,
     Phase,
-    Rx, //
+    Rx,
+    Undelivered,
+    Welcomed, //
 };
 use crate::node::Node;
 use crate::rcall;
@@ -384,11 +388,15 @@ impl Listener<'_> {
 
     /// A connection has failed: what follows from that, once.
     fn close(&self, conn: &Arc<Conn>, rx: &mut Rx, error: Error) {
-        rx.held = None;
+        if let Some(held) = rx.held.take() {
+            held.cancel();
+        }
         match core::mem::replace(&mut rx.phase, Phase::Closed) {
             Phase::Dialing(peer) | Phase::AwaitAnswer(peer) | Phase::Open(peer) => {
                 self.node.lost(&peer, conn, error, None);
             }
+            // It was welcomed, and did not come back to that.
+            Phase::Welcomed(_) => drop(self.node.drop_pending(conn)),
             Phase::AwaitHello | Phase::Greeted(_) => {
                 // If it was this node that ended it, that has been logged.
                 if self.node.drop_pending(conn) && log::allowed() {
@@ -412,8 +420,8 @@ impl Listener<'_> {
                 Err(e) => return Err(e),
             }
             let peer = peer.clone();
-            let (known, granted) = peer.linked(conn).ok_or(ECANCELED)?;
-            conn.greet(&hello::hello(&self.node.identity, peer.id, known, granted))?;
+            let standing = peer.linked(conn).ok_or(ECANCELED)?;
+            conn.greet(&hello::hello(&self.node.identity, peer.id, standing))?;
             rx.phase = Phase::AwaitAnswer(peer);
         }
         let mut read = 0;
@@ -459,9 +467,20 @@ impl Listener<'_> {
                 }
                 Phase::Greeted(bytes) => {
                     let bytes = *bytes;
-                    let peer = self.greeted(conn, &bytes)?;
-                    rx.phase = Phase::Open(peer);
+                    rx.phase = Phase::Welcomed(self.greeted(conn, &bytes)?);
                 }
+                Phase::Welcomed(_) => match rx.assembler.next(self.node.identity.bounds) {
+                    Ok(Some(frame)) => {
+                        let peer = self.begin(conn, rx)?;
+                        rx.held = self.handle(conn, &peer, frame)?;
+                        if rx.held.is_some() {
+                            return Ok(Taken::Starved);
+                        }
+                    }
+                    Ok(None) => return Ok(Taken::Wanting),
+                    Err(Stop::NoMemory) => return Ok(Taken::Starved),
+                    Err(Stop::Malformed(_)) => return Err(EPROTO),
+                },
                 Phase::AwaitAnswer(peer) => {
                     let peer = peer.clone();
                     let Some(bytes) = rx.assembler.take_exact() else {
@@ -481,23 +500,26 @@ impl Listener<'_> {
     // ---- The handshake.
 
     /// A greeting has come in on a connection from wherever: is it a peer's?
-    fn greeted(&self, conn: &Arc<Conn>, bytes: &hello::Bytes) -> Result<Arc<Peer>> {
+    fn greeted(&self, conn: &Arc<Conn>, bytes: &hello::Bytes) -> Result<KBox<Welcomed>> {
         let node = self.node;
         let mut peer = None;
         let lately = clock::now().saturating_sub(node.limits().dead_ms.into());
-        let judged = hello::check_hello(bytes, &node.identity, conn.remote.ip(), |id| {
-            let found = node.peer(id)?;
+        let judged = hello::check_hello(bytes, &node.identity, conn.remote.ip(), |greeting| {
+            let found = node.peer(greeting.peer.id)?;
             let claimed = Claimed {
                 ip: found.addr.ip(),
                 admin_down: found.snapshot().state == crate::conn::state::State::Down,
                 alive: found.alive_since(lately),
+                resumable: found.resumable(greeting, node.identity.incarnation),
             };
             peer = Some(found.clone());
             Some(claimed)
         });
-        node.drop_pending(conn);
+        if judged.is_err() {
+            node.drop_pending(conn);
+        }
         match (judged, peer) {
-            (Ok(greeting), Some(peer)) => self.admit(conn, &peer, &greeting).map(|()| peer),
+            (Ok(greeting), Some(peer)) => self.welcome(conn, peer, greeting),
             (Ok(_), None) => Err(EPROTO),
             (Err(Reject::Garbage), _) => {
                 if log::allowed() {
@@ -510,11 +532,13 @@ impl Listener<'_> {
                 Err(EPROTO)
             }
             (Err(Reject::Refuse { reason, from }), claimed) => {
-                let old = claimed.and_then(|peer| peer.session());
+                let old = claimed.and_then(|peer| peer.line());
                 if let (Refusal::Duplicate, Some((old, _))) = (reason, old) {
                     // If that peer has restarted, its kernel will deny all knowledge of the old
                     // connection, and the next attempt gets through.
-                    old.ping();
+                    if let Some(session) = old.session() {
+                        session.ping();
+                    }
                 }
                 self.refuse(conn, reason, from)
             }
@@ -541,25 +565,65 @@ impl Listener<'_> {
         Err(reason.errno())
     }
 
-    fn admit(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, greeting: &Greeting) -> Result {
+    /// Welcomes a peer. What follows from that is done when it has been heard: this greeting may have
+    /// been under way for long, and its sender be no more.
+    fn welcome(
+        &self,
+        conn: &Arc<Conn>,
+        peer: Arc<Peer>,
+        greeting: Greeting,
+    ) -> Result<KBox<Welcomed>> {
         if self.node.is_stopping() {
+            self.node.drop_pending(conn);
             return self.refuse(conn, Refusal::Stopping, peer.id);
         }
-        // A peer that connects again has found its old connection broken.
-        if let Some((old, _)) = peer.session() {
-            old.fail(ECONNRESET, Some(Bye::Replaced));
-            self.node.lost(peer, &old, ECONNRESET, None);
-        }
-        let granted = peer.accepting().ok_or(ECANCELED)?;
-        let welcome = hello::welcome(&self.node.identity, &greeting.peer, granted);
-        // Before anybody can send a frame.
+        let standing = peer.accepting(&greeting);
+        let welcome = hello::welcome(&self.node.identity, &greeting.peer, standing);
+        let welcomed = Welcomed {
+            peer,
+            greeting,
+            granted: standing.granted,
+        };
+        let welcomed = KBox::new(welcomed, GFP_KERNEL)?;
         conn.greet(&welcome)?;
-        if !peer.accepted(conn, greeting) {
+        self.node.welcome_pending(conn, welcomed.peer.id);
+        Ok(welcomed)
+    }
+
+    /// A peer that was welcomed has been heard: the connection is that of its session, which goes on
+    /// or begins.
+    fn begin(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Arc<Peer>> {
+        let Phase::Welcomed(welcomed) = &rx.phase else {
+            return Err(EPROTO);
+        };
+        let (peer, greeting) = (welcomed.peer.clone(), welcomed.greeting);
+        let granted = welcomed.granted;
+        if !self.node.drop_pending(conn) || self.node.is_stopping() {
+            return Err(ECANCELED);
+        }
+        // A peer that connects again has found its old connection broken.
+        if let Some((old, _)) = peer.line() {
+            old.fail(ECONNRESET, Some(Bye::Replaced));
+            self.node.lost(&peer, &old, ECONNRESET, None);
+        }
+        let session = match peer.resumable(&greeting, self.node.identity.incarnation) {
+            Some(true) => peer.session().ok_or(ECANCELED)?,
+            // It has begun over another connection in the meantime.
+            Some(false) => return Err(ECONNRESET),
+            None => {
+                let session = peer.new_session(&greeting)?;
+                self.node.restarted(&peer);
+                session
+            }
+        };
+        self.node.drop_welcomed(peer.id);
+        if !peer.accepted(conn, &greeting, &session, granted) {
             return Err(ECANCELED);
         }
         peer.judged(None);
-        self.node.established(peer, conn, greeting);
-        Ok(())
+        rx.phase = Phase::Open(peer.clone());
+        self.node.established(&peer, conn, &greeting, &session)?;
+        Ok(peer)
     }
 
     /// The peer that this node has connected to has answered.
@@ -572,12 +636,21 @@ impl Listener<'_> {
     ) -> Result {
         let refusal = match hello::check_answer(bytes, &self.node.identity, peer.id) {
             Ok(Answer::Welcome(greeting)) => {
-                if !peer.welcomed(conn, &greeting) {
+                // It names this incarnation of this node, so all that counts is its own.
+                let going_on = peer.resumable(&greeting, self.node.identity.incarnation);
+                let session = match peer.session().filter(|_| going_on == Some(true)) {
+                    Some(session) => session,
+                    None => {
+                        let session = peer.new_session(&greeting)?;
+                        self.node.restarted(peer);
+                        session
+                    }
+                };
+                if !peer.welcomed(conn, &greeting, &session) {
                     return Err(ECANCELED);
                 }
-                self.node.established(peer, conn, &greeting);
                 rx.phase = Phase::Open(peer.clone());
-                return Ok(());
+                return self.node.established(peer, conn, &greeting, &session);
             }
             Ok(Answer::Refused(refusal)) => {
                 self.node.refused(peer, refusal, true);
@@ -604,8 +677,9 @@ impl Listener<'_> {
             if clock::now() >= rx.turn_ends {
                 return Ok(Taken::TurnOver);
             }
+            let session = conn.session().ok_or(EPROTO)?;
             let held = match rx.held.take() {
-                Some(held) => self.pass_on(held),
+                Some(held) => self.pass_on(session, held),
                 None => match rx.assembler.next(self.node.identity.bounds) {
                     Ok(Some(frame)) => self.handle(conn, peer, frame)?,
                     Ok(None) => return Ok(Taken::Wanting),
@@ -632,21 +706,30 @@ impl Listener<'_> {
     }
 
     /// Handles a frame by its kind. Returns what there is no memory for now.
-    fn handle(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
+    fn handle(
+        &self,
+        conn: &Arc<Conn>,
+        peer: &Arc<Peer>,
+        frame: Frame,
+    ) -> Result<Option<Held>> {
+        let session = conn.session().ok_or(EPROTO)?;
+        let seq = frame.numbers.seq;
+        if !self.sensible(peer, conn, session.receive(frame.numbers))? {
+            return Ok(None);
+        }
         let stats = &peer.stats;
         stats.rx_bytes.add(frame.header.payload_len().into());
         match frame.header {
             Header::Message { tag, len } => {
                 let charge = peer.charge(Lane::Messages, message_cost(len))?;
-                stats.rx_messages.inc();
-                let message = Message::new(tag, frame.payload, charge);
-                return Ok(self.pass_on(Held::Message(message)));
+                let what = Undelivered::Message(Message::new(tag, frame.payload, charge));
+                return Ok(self.pass_on(session, Held { seq, what }));
             }
             Header::Call { func, len } => {
                 let charge = peer.charge(Lane::Calls, call_cost(len, 0))?;
-                stats.rx_rcalls.inc();
-                let call = Incoming::new(conn.clone(), func, frame.payload, None, charge);
-                return Ok(self.pass_on(Held::Call(call)));
+                let call = Incoming::new(session.clone(), func, frame.payload, None, charge);
+                let what = Undelivered::Call(call);
+                return Ok(self.pass_on(session, Held { seq, what }));
             }
             Header::CallSync {
                 id,
@@ -654,18 +737,23 @@ impl Listener<'_> {
                 reply_max,
                 len,
             } => {
+                let blank = Blank::new()?;
                 let charge = peer.charge(Lane::Calls, call_cost(len, reply_max))?;
-                stats.rx_rcalls.inc();
-                let wanted = Some(Wanted { id, reply_max });
-                let call = Incoming::new(conn.clone(), func, frame.payload, wanted, charge);
-                return Ok(self.pass_on(Held::Call(call)));
+                let wanted = Some(Wanted {
+                    id,
+                    reply_max,
+                    frame: blank,
+                });
+                let call = Incoming::new(session.clone(), func, frame.payload, wanted, charge);
+                let what = Undelivered::Call(call);
+                return Ok(self.pass_on(session, Held { seq, what }));
             }
             Header::Reply {
                 id,
                 outcome,
                 status,
                 needed,
-                ..
+                len,
             } => {
                 let reply = rcall::Reply {
                     outcome,
@@ -673,17 +761,23 @@ impl Listener<'_> {
                     needed,
                     bytes: frame.payload,
                 };
+                self.delivered(session, seq, len as usize);
                 self.node.calls.complete(peer.id, id, reply);
             }
             Header::Credit { lane, limit } => peer.granted(lane, limit)?,
-            Header::Ping => {}
+            Header::Ping { answer: true } => session.ping(),
+            Header::Ping { answer: false } => {}
             Header::Bye(why) => {
                 if log::allowed_of_peer() {
                     pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
                 }
                 return Err(match why {
                     Bye::Protocol => EPROTO,
-                    Bye::Stopping | Bye::AdminDown => ESHUTDOWN,
+                    Bye::Stopping => {
+                        self.node.stopped(peer);
+                        ESHUTDOWN
+                    }
+                    Bye::AdminDown => ESHUTDOWN,
                     Bye::Reconnect | Bye::Replaced => ECONNRESET,
                 });
             }
@@ -691,11 +785,57 @@ impl Listener<'_> {
         Ok(None)
     }
 
+    /// Says so if the numbers of a frame make no sense, and ends the connection.
+    fn sensible(&self, peer: &Peer, conn: &Arc<Conn>, judged: Result<bool>) -> Result<bool> {
+        if judged.is_err() {
+            if log::allowed_of_peer() {
+                pr_warn!(
+                    "node {}: node {} sent a frame out of sequence: disconnected\n",
+                    self.node.id(),
+                    peer.id
+                );
+            }
+            conn.fail(EPROTO, Some(Bye::Protocol));
+        }
+        judged
+    }
+
     /// Hands a message or a call to whom it is for; gives it back if there is no memory to.
-    fn pass_on(&self, held: Held) -> Option<Held> {
-        match held {
-            Held::Message(message) => self.node.endpoint.deliver(message).err().map(Held::Message),
-            Held::Call(call) => rcall::serve(self.node, call).err().map(Held::Call),
+    fn pass_on(&self, session: &Arc<Session>, held: Held) -> Option<Held> {
+        let seq = held.seq;
+        let undelivered = match held.what {
+            Undelivered::Message(message) => {
+                let (peer, len) = (message.peer().clone(), message.len());
+                match self.node.endpoint.deliver(message) {
+                    Ok(()) => {
+                        peer.stats.rx_messages.inc();
+                        self.delivered(session, seq, len);
+                        return None;
+                    }
+                    Err(message) => Undelivered::Message(message),
+                }
+            }
+            Undelivered::Call(call) => {
+                let (peer, len) = (call.peer().clone(), call.len());
+                let delivered = || {
+                    peer.stats.rx_rcalls.inc();
+                    self.delivered(session, seq, len);
+                };
+                match rcall::serve(self.node, call, delivered) {
+                    Ok(()) => return None,
+                    Err(call) => Undelivered::Call(call),
+                }
+            }
+        };
+        Some(Held {
+            seq,
+            what: undelivered,
+        })
+    }
+
+    fn delivered(&self, session: &Session, seq: u64, len: usize) {
+        if session.delivered(seq, len) {
+            self.node.recovery.wake();
         }
     }
 }

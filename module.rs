@@ -27,6 +27,8 @@ impl kernel::Module for Module {
             max_rcall: *module_parameters::max_rcall.value_ref(),
             queue_bytes: *module_parameters::queue_bytes.value_ref(),
             rcall_bytes: *module_parameters::rcall_bytes.value_ref(),
+            kept_bytes: *module_parameters::kept_bytes.value_ref(),
+            kept_frames: *module_parameters::kept_frames.value_ref(),
             max_long_handlers: *module_parameters::max_long_handlers.value_ref(),
             listeners: *module_parameters::listeners.value_ref(),
             dead_ms: *module_parameters::dead_ms.value_ref(),

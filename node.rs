@@ -21,7 +21,11 @@ use crate::conn::hello::{
     Identity,
     Refusal, //
 };
-use crate::conn::peer::Peer;
+use crate::conn::peer::{
+    Lost,
+    Peer, //
+};
+use crate::conn::session::Session;
 use crate::conn::state::Event;
 use crate::conn::tcp::Tcp;
 use crate::conn::transport::{
@@ -30,6 +34,7 @@ use crate::conn::transport::{
     Transport, //
 };
 use crate::conn::{
+    tx,
     Conn,
     Phase, //
 };
@@ -89,6 +94,8 @@ const ACCEPTS: usize = 32;
 /// A connection that has come in and not yet greeted.
 struct Pending {
     conn: Arc<Conn>,
+    /// The peer that was welcomed, and has to be heard yet.
+    peer: Option<NodeId>,
     until: Millis,
 }
 
@@ -148,7 +155,7 @@ impl Node {
         };
         let mut peers = KVec::with_capacity(config.members.len(), GFP_KERNEL)?;
         for member in config.members.iter().filter(|m| m.id != config.me.id) {
-            peers.push(Peer::new(config.me.id, member, &limits)?, GFP_KERNEL)?;
+            peers.push(Peer::new(&identity, member, &limits)?, GFP_KERNEL)?;
         }
         let queues = Queues::new(limits.listeners)?;
         Arc::try_pin_init(
@@ -265,6 +272,7 @@ impl Node {
         let until = clock::now() + Millis::from(self.limits().handshake_ms);
         let entry = Pending {
             conn: conn.clone(),
+            peer: None,
             until,
         };
         pending.push(entry, GFP_KERNEL)?;
@@ -282,6 +290,28 @@ impl Node {
         removed.is_some()
     }
 
+    /// A peer was welcomed on a connection, which is still to be heard.
+    pub(crate) fn welcome_pending(&self, conn: &Arc<Conn>, peer: NodeId) {
+        let mut pending = self.pending.lock();
+        if let Some(entry) = pending.iter_mut().find(|p| Arc::ptr_eq(&p.conn, conn)) {
+            entry.peer = Some(peer);
+        }
+    }
+
+    /// A peer has been heard on one connection: the others to which it was welcomed are out of date.
+    pub(crate) fn drop_welcomed(&self, peer: NodeId) {
+        loop {
+            let mut pending = self.pending.lock();
+            let index = pending.iter().position(|p| p.peer == Some(peer));
+            let removed = index.and_then(|i| pending.remove(i).ok());
+            drop(pending);
+            match removed {
+                Some(entry) => entry.conn.hang_up(ECONNRESET),
+                None => return,
+            }
+        }
+    }
+
     /// Ends all connections that have not greeted.
     pub(crate) fn hang_up_pending(&self) {
         let pending = core::mem::take(&mut *self.pending.lock());
@@ -296,7 +326,7 @@ impl Node {
         loop {
             let pending = self.pending.lock();
             let next = pending.iter().min_by_key(|p| p.until);
-            let Some((conn, until)) = next.map(|p| (p.conn.clone(), p.until)) else {
+            let Some((conn, until, peer)) = next.map(|p| (p.conn.clone(), p.until, p.peer)) else {
                 return Millis::MAX;
             };
             drop(pending);
@@ -307,7 +337,8 @@ impl Node {
                 // It has greeted just in time.
                 continue;
             }
-            if log::allowed() {
+            // A peer that was welcomed and then not heard will try again.
+            if peer.is_none() && log::allowed() {
                 pr_warn!(
                     "node {}: {} did not greet within {} ms: closed\n",
                     self.id(),
@@ -321,8 +352,18 @@ impl Node {
 
     // ---- Peers that come and go.
 
-    /// A connection to a peer has been established.
-    pub(crate) fn established(&self, peer: &Peer, conn: &Arc<Conn>, greeting: &Greeting) {
+    /// A connection to a peer has been established, in this session.
+    pub(crate) fn established(
+        &self,
+        peer: &Arc<Peer>,
+        conn: &Arc<Conn>,
+        greeting: &Greeting,
+        session: &Arc<Session>,
+    ) -> Result {
+        // Before anything of the session can be delivered.
+        if peer.supersede() {
+            self.endpoint.purge(peer.id);
+        }
         pr_info!(
             "node {}: connected to node {} at {} (incarnation {:016x})\n",
             self.id(),
@@ -330,14 +371,28 @@ impl Node {
             Addr(conn.remote),
             greeting.peer.incarnation
         );
-        peer.regrant(conn);
-        peer.announce();
+        conn.join(session);
+        // A peer that had a session with another incarnation of this node has received nothing of this.
+        let there = &greeting.standing;
+        let received = if there.with == self.identity.incarnation {
+            there.received
+        } else {
+            0
+        };
+        session.attach(conn, received).map_err(|_| EPROTO)?;
+        if conn.failure().is_some() {
+            session.detach(conn);
+        }
+        peer.regrant();
+        // Who was welcomed has to be heard before it is believed.
+        session.ping();
+        self.changed(peer);
         self.recovery.wake();
-        self.ups.notify_all();
-        self.events.changed();
+        Ok(())
     }
 
-    /// A connection to a peer has ended: all that waits for the peer ends with it.
+    /// A connection to a peer has ended. Its session goes on, and unless the peer has said that it
+    /// goes, or has been silent for too long, nobody needs to know.
     pub(crate) fn lost(
         &self,
         peer: &Peer,
@@ -345,21 +400,87 @@ impl Node {
         error: Error,
         refusal: Option<Refusal>,
     ) {
-        if let Some(ended) = peer.lost(conn, error, refusal) {
-            self.calls.fail(Some(peer.id), EHOSTDOWN);
-            self.endpoint.fail_source(peer.id, EHOSTDOWN);
-            peer.announce();
+        let lost = peer.lost(conn, error, refusal);
+        if let Lost::Connection(incarnation) = lost {
             pr_info!(
                 "node {}: lost node {} (incarnation {:016x}): {:?}\n",
                 self.id(),
                 peer.id,
-                ended.incarnation,
+                incarnation,
                 error
             );
-            self.ups.notify_all();
-            self.events.changed();
+        }
+        let gone = match lost {
+            Lost::Stale => false,
+            // Nobody listens there any more.
+            Lost::Attempt => error == ECONNREFUSED,
+            Lost::Connection(_) => error == ESHUTDOWN,
+        };
+        if gone {
+            self.declare_down(peer);
+        } else {
+            self.check_down(peer);
         }
         self.recovery.wake();
+    }
+
+    /// Takes a peer for dead if it has been silent for too long. Returns when to look again.
+    pub(crate) fn check_down(&self, peer: &Peer) -> Option<Millis> {
+        let dies = peer.dies_at()?;
+        if clock::now() < dies {
+            return Some(dies);
+        }
+        self.declare_down(peer);
+        None
+    }
+
+    fn declare_down(&self, peer: &Peer) {
+        if let Some(incarnation) = peer.declare_down() {
+            pr_info!(
+                "node {}: node {} (incarnation {:016x}) is down\n",
+                self.id(),
+                peer.id,
+                incarnation
+            );
+            self.fail_waiters(peer, EHOSTDOWN);
+        }
+    }
+
+    /// A peer has come back without its session: another incarnation, as a rule.
+    pub(crate) fn restarted(&self, peer: &Peer) {
+        if peer.end_session(ENETRESET) {
+            self.fail_waiters(peer, ENETRESET);
+        }
+    }
+
+    /// A peer has said that it stops: its incarnation is over.
+    pub(crate) fn stopped(&self, peer: &Peer) {
+        if peer.end_session(EHOSTDOWN) {
+            self.fail_waiters(peer, EHOSTDOWN);
+        }
+    }
+
+    /// Tells whoever waits for a peer that it has gone.
+    fn fail_waiters(&self, peer: &Peer, error: Error) {
+        self.calls.fail(Some(peer.id), error);
+        self.endpoint.fail_source(peer.id, error);
+        self.changed(peer);
+    }
+
+    /// A peer has come up or gone down, and all that follows from that has been done.
+    fn changed(&self, peer: &Peer) {
+        peer.announce();
+        self.ups.notify_all();
+        self.events.changed();
+    }
+
+    /// What the calling thread may send at one go.
+    pub(crate) fn share(&self) -> usize {
+        if self.queues.is_listener() {
+            tx::SMALL_SHARE
+        } else {
+            tx::SHARE
+        }
     }
 
     /// A peer, or what is at its address, will not talk to this node, or this node not to it.
@@ -424,6 +545,9 @@ impl Node {
         );
         if let Some(conn) = peer.admin(event) {
             conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
+        }
+        if down && peer.line().is_none() {
+            self.declare_down(peer);
         }
         self.recovery.wake();
     }
@@ -543,6 +667,9 @@ impl Drop for Running {
         for peer in node.peers() {
             if let Some(conn) = peer.conn() {
                 conn.fail(ESHUTDOWN, Some(Bye::Stopping));
+            }
+            if peer.end_session(ESHUTDOWN) {
+                node.fail_waiters(peer, ESHUTDOWN);
             }
         }
         node.hang_up_pending();

@@ -33,9 +33,15 @@ use crate::conn::frame::{
     Header,
     Outcome, //
 };
-use crate::conn::peer::Charge;
-use crate::conn::tx::OutFrame;
-use crate::conn::Conn;
+use crate::conn::peer::{
+    Charge,
+    Peer, //
+};
+use crate::conn::session::Session;
+use crate::conn::tx::{
+    Blank,
+    SMALL_SHARE, //
+};
 use crate::node::Node;
 use crate::sys::clock;
 use crate::sys::wait::Timeout;
@@ -44,22 +50,22 @@ use handlers::{
     Class,
     Running, //
 };
-use kernel::list::ListArc;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// What the caller of a synchronous call wants back.
-#[derive(Clone, Copy)]
 pub(crate) struct Wanted {
     /// The call, to name in the reply.
     pub(crate) id: u64,
     /// How long the reply may be.
     pub(crate) reply_max: u32,
+    /// The reply's frame: once the handler has run, nothing may keep it from being sent.
+    pub(crate) frame: Blank,
 }
 
 /// A call that has come in.
 pub(crate) struct Incoming {
-    conn: Arc<Conn>,
+    session: Arc<Session>,
     func: u32,
     args: KVVec<u8>,
     wanted: Option<Wanted>,
@@ -69,19 +75,38 @@ pub(crate) struct Incoming {
 impl Incoming {
     /// From a frame, which has been charged for.
     pub(crate) fn new(
-        conn: Arc<Conn>,
+        session: Arc<Session>,
         func: u32,
         args: KVVec<u8>,
         wanted: Option<Wanted>,
         charge: Charge,
     ) -> Self {
         Self {
-            conn,
+            session,
             func,
             args,
             wanted,
             charge,
         }
+    }
+
+    /// Where it comes from.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        self.charge.peer()
+    }
+
+    /// Length of its arguments.
+    pub(crate) fn len(&self) -> usize {
+        self.args.len()
+    }
+
+    /// It was not delivered, and will come in again.
+    pub(crate) fn cancel(self) {
+        self.charge.cancel();
+    }
+
+    fn reply_max(&self) -> usize {
+        self.wanted.as_ref().map_or(0, |w| w.reply_max as usize)
     }
 
     /// Replies, if a reply is wanted; the call is over.
@@ -99,12 +124,10 @@ impl Incoming {
             len,
         };
         let peer = self.charge.peer().clone();
-        let sent = OutFrame::new(header, bytes, Some(self.charge))
-            .and_then(|frame| self.conn.transmit(frame));
-        match sent {
-            Ok(()) => peer.stats.tx_bytes.add(len.into()),
-            // The caller is waiting, and the end of the connection is what tells it.
-            Err(e) => self.conn.fail(e, None),
+        let frame = wanted.frame.fill(header, bytes, Some(self.charge), None);
+        // If the session is over, so is the call.
+        if self.session.transmit(frame, SMALL_SHARE).is_ok() {
+            peer.stats.tx_bytes.add(len.into());
         }
     }
 
@@ -135,17 +158,23 @@ impl Incoming {
 }
 
 /// Serves a call that has come in. Called by the listener; gives the call back if there is no memory
-/// to serve it now.
-pub(crate) fn serve(node: &Arc<Node>, call: Incoming) -> Result<(), Incoming> {
+/// to serve it now. `delivered` is called as soon as nothing can keep it from being served.
+pub(crate) fn serve(
+    node: &Arc<Node>,
+    call: Incoming,
+    delivered: impl FnOnce(),
+) -> Result<(), Incoming> {
     let running = match node.handlers.begin(call.func, call.args.len()) {
         Ok(running) => running,
         Err(outcome) => {
+            delivered();
             call.refuse(outcome);
             return Ok(());
         }
     };
     match running.class() {
         Class::Short => {
+            delivered();
             let before = clock::stopwatch();
             run(call, &running);
             let micros = before.elapsed().as_micros_ceil().unsigned_abs();
@@ -156,6 +185,7 @@ pub(crate) fn serve(node: &Arc<Node>, call: Incoming) -> Result<(), Incoming> {
         }
         Class::Long => match pool::Job::new(call, running) {
             Ok(job) => {
+                delivered();
                 node.pool.submit(job);
                 Ok(())
             }
@@ -166,7 +196,11 @@ pub(crate) fn serve(node: &Arc<Node>, call: Incoming) -> Result<(), Incoming> {
 
 /// Runs a handler, and replies.
 pub(crate) fn run(call: Incoming, running: &Running) {
-    let room = call.wanted.map_or(0, |w| w.reply_max as usize);
+    if call.session.is_superseded() {
+        // It is of an incarnation of the peer that another has taken the place of.
+        return;
+    }
+    let room = call.reply_max();
     let Ok(mut reply) = zeroed(room) else {
         call.refuse(Outcome::NoMemory);
         return;
@@ -175,7 +209,7 @@ pub(crate) fn run(call: Incoming, running: &Running) {
         source: call.charge.peer().id,
         func: call.func,
         args: &call.args,
-        reply: call.wanted.map(|_| &mut reply[..]),
+        reply: call.wanted.as_ref().map(|_| &mut reply[..]),
         reply_len: 0,
     };
     let status = running.run(&mut view);
@@ -224,9 +258,9 @@ pub(crate) struct Success {
 impl Node {
     /// Makes an asynchronous call. See `kccm_rcall()`.
     pub(crate) fn rcall(&self, dst: NodeId, func: u32, args: &[u8], timeout: Timeout) -> Result {
-        let (len, epoch) = self.check_args(dst, args.len(), 0)?;
-        let frame = call_frame(Header::Call { func, len }, args)?;
-        self.place_call(dst, epoch, call_cost(len, 0), frame, timeout)
+        let (len, session) = self.check_args(dst, args.len(), 0)?;
+        let call = Outgoing::new(session, Header::Call { func, len }, args)?;
+        self.place_call(dst, call_cost(len, 0), call, timeout)
     }
 
     /// Makes a synchronous call. See `kccm_rcall_sync()`.
@@ -245,7 +279,7 @@ impl Node {
             return Err(EDEADLK.into());
         }
         let started = clock::now();
-        let (len, epoch) = self.check_args(dst, args.len(), reply.len())?;
+        let (len, session) = self.check_args(dst, args.len(), reply.len())?;
         let reply_max = reply.len() as u32;
         let call = self.calls.begin(dst)?;
         let header = Header::CallSync {
@@ -254,47 +288,55 @@ impl Node {
             reply_max,
             len,
         };
-        let frame = call_frame(header, args)?;
-        self.place_call(dst, epoch, call_cost(len, reply_max), frame, timeout)?;
+        let outgoing = Outgoing::new(session, header, args)?;
+        self.place_call(dst, call_cost(len, reply_max), outgoing, timeout)?;
         let answer = call.wait(timeout.left(started))?;
         judge(answer, reply)
     }
 
     /// Checks what a call would need to be carried. Returns the length of its arguments, and the
-    /// session that it can be made in.
-    fn check_args(&self, dst: NodeId, args: usize, reply: usize) -> Result<(u32, u64)> {
-        let peer = self.peer(dst).ok_or(EINVAL)?;
-        let (bounds, epoch) = peer.bounds().ok_or(EHOSTDOWN)?;
-        let max = bounds.rcall as usize;
+    /// session to make it in.
+    fn check_args(&self, dst: NodeId, args: usize, reply: usize) -> Result<(u32, Arc<Session>)> {
+        let session = self.peer(dst).ok_or(EINVAL)?.sendable()?;
+        let max = session.bounds.rcall as usize;
         if args > max || reply > max {
             return Err(EMSGSIZE);
         }
-        Ok((args as u32, epoch))
+        Ok((args as u32, session))
     }
 
-    fn place_call(
-        &self,
-        dst: NodeId,
-        epoch: u64,
-        cost: u64,
-        frame: ListArc<OutFrame>,
-        timeout: Timeout,
-    ) -> Result {
+    fn place_call(&self, dst: NodeId, cost: u64, call: Outgoing, timeout: Timeout) -> Result {
         let peer = self.peer(dst).ok_or(EINVAL)?;
-        let bytes = frame.payload_len() as u64;
+        let bytes = call.args.len() as u64;
         let may_wait = !self.queues.is_listener();
-        let conn = peer.admit(epoch, Lane::Calls, cost, timeout, may_wait)?;
-        conn.transmit(frame)?;
+        let kept = peer.admit(&call.session, Lane::Calls, cost, timeout, may_wait)?;
+        let frame = call.frame.fill(call.header, call.args, None, Some(kept));
+        call.session.transmit(frame, self.share())?;
         peer.stats.tx_rcalls.inc();
         peer.stats.tx_bytes.add(bytes);
         Ok(())
     }
 }
 
-fn call_frame(header: Header, args: &[u8]) -> Result<ListArc<OutFrame>> {
-    let mut bytes = KVVec::with_capacity(args.len(), GFP_KERNEL)?;
-    bytes.extend_from_slice(args, GFP_KERNEL)?;
-    OutFrame::new(header, bytes, None)
+/// A call to be placed, with all the memory that it needs.
+struct Outgoing {
+    session: Arc<Session>,
+    header: Header,
+    args: KVVec<u8>,
+    frame: Blank,
+}
+
+impl Outgoing {
+    fn new(session: Arc<Session>, header: Header, args: &[u8]) -> Result<Self> {
+        let mut bytes = KVVec::with_capacity(args.len(), GFP_KERNEL)?;
+        bytes.extend_from_slice(args, GFP_KERNEL)?;
+        Ok(Self {
+            session,
+            header,
+            args: bytes,
+            frame: Blank::new()?,
+        })
+    }
 }
 
 /// Tells the caller of a synchronous call what its reply means.

@@ -8,11 +8,13 @@
 //! - it gives up attempts that take too long, and connections that do not greet;
 //! - it sends a sign of life where nothing else was sent, and finds the peers from which none has
 //!   come for `dead_ms`: the first of the paper's three steps. A connection with an error is found
-//!   by the listener, at once.
+//!   by the listener, at once;
+//! - it takes peers for dead that have not been heard of for so long, over whichever connection;
+//! - it sends acknowledgements that nothing else has carried along.
 //!
 //! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
-//! long as it takes.
+//! long as it takes. The session goes on over the new connection.
 
 use crate::conn::peer::Peer;
 use crate::conn::state::Action;
@@ -106,16 +108,17 @@ pub(crate) fn run(node: &Arc<Node>) {
         deadline = now + LONGEST;
         for peer in node.peers() {
             if late {
-                if let Some((conn, _)) = peer.session() {
-                    conn.hear();
-                }
+                peer.excuse(now);
             }
             tend(node, peer);
-            let next = match peer.session() {
-                Some((conn, peer_dead_ms)) => beat(node, peer, &conn, peer_dead_ms),
-                None => peer.deadline().unwrap_or(deadline),
+            let next = match peer.line() {
+                Some((conn, peer_dead_ms)) => Some(beat(node, peer, &conn, peer_dead_ms)),
+                None => peer.deadline(),
             };
-            deadline = deadline.min(next);
+            let owed = peer.session().and_then(|session| session.acknowledge_late(now));
+            for time in [next, node.check_down(peer), owed].into_iter().flatten() {
+                deadline = deadline.min(time);
+            }
         }
         deadline = deadline.min(node.expire_pending());
     }
@@ -178,7 +181,9 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     let interval = (dead_ms.min(peer_dead_ms) / SIGNS).max(1);
     let mut due = conn.last_sent() + interval;
     if now >= due {
-        conn.ping();
+        if let Some(session) = conn.session() {
+            session.ping();
+        }
         due = now + interval;
     }
     due.min(dies)

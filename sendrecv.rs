@@ -19,10 +19,13 @@ use crate::conn::credit::{
 use crate::conn::frame::Header;
 use crate::conn::peer::{
     Charge,
-    Counter, //
+    Counter,
+    Peer, //
 };
-use crate::conn::tx::OutFrame;
+use crate::conn::session::Session;
+use crate::conn::tx::Blank;
 use crate::node::Node;
+use crate::sys::clock;
 use crate::sys::wait::{
     OneShot,
     Timeout, //
@@ -51,6 +54,21 @@ impl Message {
     /// From a frame, which has been charged for.
     pub(crate) fn new(tag: u32, bytes: KVVec<u8>, charge: Charge) -> Self {
         Self { tag, bytes, charge }
+    }
+
+    /// Where it comes from.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        self.charge.peer()
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// It was not delivered, and will come in again.
+    pub(crate) fn cancel(self) {
+        self.charge.cancel();
     }
 
     fn info(&self) -> Info {
@@ -159,8 +177,8 @@ impl Endpoint {
                 match waiter.wish {
                     Wish::Receive { capacity } if len <= capacity => {
                         drop(queues);
-                        waiter.complete(Delivery::Message(message));
                         self.stats.handed_over.inc();
+                        waiter.complete(Delivery::Message(message));
                         return Ok(());
                     }
                     // It stays for somebody with more room, or who receives.
@@ -221,6 +239,24 @@ impl Endpoint {
         }
         loop {
             let message = self.queues.lock().pop_any_message();
+            if message.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Drops all messages from a peer: they are of a session that another has taken the place of.
+    pub(crate) fn purge(&self, source: NodeId) {
+        let pattern = Pattern {
+            source: Some(source),
+            tag: None,
+        };
+        loop {
+            let message = {
+                let mut queues = self.queues.lock();
+                let handle = queues.first(pattern).map(|first| first.handle);
+                handle.and_then(|handle| queues.take(handle))
+            };
             if message.is_none() {
                 return;
             }
@@ -324,22 +360,48 @@ enum Posted {
 impl Node {
     /// Sends a message. See `kccm_send()`.
     pub(crate) fn send(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
+        self.post(dst, tag, buf, timeout).map(|_| ())
+    }
+
+    /// Sends a message and waits until it is delivered. See `kccm_send_sync()`.
+    pub(crate) fn send_sync(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
+        if timeout == Timeout::NoWait {
+            return Err(EINVAL);
+        }
+        if self.queues.is_listener() {
+            return Err(EDEADLK);
+        }
+        let started = clock::now();
+        let (session, seq) = self.post(dst, tag, buf, timeout)?;
         let peer = self.peer(dst).ok_or(EINVAL)?;
-        let (bounds, epoch) = peer.bounds().ok_or(EHOSTDOWN)?;
+        session.confirm(seq, timeout.left(started), || !peer.is_up())
+    }
+
+    /// Returns the session in which the message was sent, and its number there.
+    fn post(
+        &self,
+        dst: NodeId,
+        tag: u32,
+        buf: &[u8],
+        timeout: Timeout,
+    ) -> Result<(Arc<Session>, u64)> {
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let session = peer.sendable()?;
         let len = u32::try_from(buf.len())
             .ok()
-            .filter(|&len| len <= bounds.message)
+            .filter(|&len| len <= session.bounds.message)
             .ok_or(EMSGSIZE)?;
         let mut bytes = KVVec::with_capacity(buf.len(), GFP_KERNEL)?;
         bytes.extend_from_slice(buf, GFP_KERNEL)?;
-        let frame = OutFrame::new(Header::Message { tag, len }, bytes, None)?;
+        let frame = Blank::new()?;
         let cost = message_cost(len);
         let may_wait = !self.queues.is_listener();
-        let conn = peer.admit(epoch, Lane::Messages, cost, timeout, may_wait)?;
-        conn.transmit(frame)?;
+        let kept = peer.admit(&session, Lane::Messages, cost, timeout, may_wait)?;
+        let frame = frame.fill(Header::Message { tag, len }, bytes, None, Some(kept));
+        let seq = session.transmit(frame, self.share())?;
         peer.stats.tx_messages.inc();
         peer.stats.tx_bytes.add(len.into());
-        Ok(())
+        Ok((session, seq))
     }
 
     /// Receives a message. See `kccm_recv()`.

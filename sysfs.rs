@@ -106,9 +106,15 @@ fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
     Ok(())
 }
 
-static PEER: [Attr<NodePeer>; 17] = [
+static PEER: [Attr<NodePeer>; 20] = [
     Attr::read(c"state", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
+    }),
+    Attr::read(c"up", |p, f| {
+        f.write_str(if p.peer.is_up() { "1\n" } else { "0\n" })
+    }),
+    Attr::read(c"session", |p, f| {
+        f.write_fmt(fmt!("{:016x}\n", p.peer.snapshot().session))
     }),
     Attr::read(c"address", |p, f| {
         f.write_fmt(fmt!("{}\n", Addr(p.peer.addr)))
@@ -129,6 +135,10 @@ static PEER: [Attr<NodePeer>; 17] = [
     Attr::read(c"reconnects", |p, f| count(f, &p.peer.stats.reconnects)),
     Attr::read(c"queued_bytes", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().queued))
+    }),
+    Attr::read(c"unacknowledged", |p, f| {
+        let [bytes, frames] = p.peer.snapshot().kept;
+        f.write_fmt(fmt!("{frames} {bytes}\n"))
     }),
     Attr::read(c"last_error", last_error),
     Attr::read(c"next_attempt_ms", next_attempt),

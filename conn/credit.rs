@@ -2,9 +2,9 @@
 
 //! Credit: how a receiver bounds what a sender may have queued at it.
 //!
-//! Each direction of a connection has two lanes, messages and calls, each with a window of so many
+//! Each direction of a session has two lanes, messages and calls, each with a window of so many
 //! bytes. A frame *costs* its length plus an overhead. The receiver grants by a running total: the
-//! sender may have sent, since the connection began, frames that cost so much in all. A total can be
+//! sender may have sent, since the session began, frames that cost so much in all. A total can be
 //! repeated or overtaken without harm, which a difference cannot.
 //!
 //! Control frames and replies cost nothing: a control frame is small and has an effect at once,
@@ -109,12 +109,13 @@ impl Sender {
 
 /// The receiving side of a lane.
 ///
-/// It outlives the connection: what came over an earlier one and is still kept is carried over, and
+/// It outlives the session: what came in an earlier one and is still kept is carried over, and
 /// leaves so much less of the window to the next.
 ///
 /// # Invariants
 ///
-/// `released <= received`; `granted <= released + (window - carried)`.
+/// `released <= received`; `received <= granted`; `granted` is at most what there was room for when it
+/// was granted.
 pub(crate) struct Receiver {
     window: u64,
     carried: u64,
@@ -124,7 +125,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A lane with this window, before any connection.
+    /// A lane with this window, before any session.
     pub(crate) fn new(window: u64) -> Self {
         // INVARIANT: Nothing was granted.
         Self {
@@ -136,7 +137,7 @@ impl Receiver {
         }
     }
 
-    /// A new connection begins. Returns what to grant in its greeting.
+    /// A new session begins. Returns what to grant in its greeting.
     pub(crate) fn restart(&mut self) -> u64 {
         self.carry();
         // INVARIANT: Exactly the free part of the window is granted.
@@ -144,9 +145,9 @@ impl Receiver {
         self.granted
     }
 
-    /// The connection has ended; what came over it and is still kept is carried over.
+    /// The session has ended; what came in it and is still kept is carried over.
     pub(crate) fn carry(&mut self) {
-        // INVARIANT: Nothing is granted before the next connection.
+        // INVARIANT: Nothing is granted before the next session.
         self.carried += self.received - self.released;
         self.received = 0;
         self.released = 0;
@@ -166,8 +167,35 @@ impl Receiver {
         Ok(())
     }
 
-    /// A frame that came in before is no longer kept; `carried` if that was over an earlier
-    /// connection.
+    /// A frame that has come in was not delivered, and will come in again.
+    pub(crate) fn cancel(&mut self, cost: u64) {
+        // INVARIANT: It was received, and has not been released.
+        self.received = self.received.saturating_sub(cost).max(self.released);
+    }
+
+    /// The total that has been granted; as much as can be is granted first.
+    pub(crate) fn total(&mut self) -> u64 {
+        self.regrant();
+        self.granted
+    }
+
+    /// The total that has been granted.
+    pub(crate) fn granted(&self) -> u64 {
+        self.granted
+    }
+
+    /// What could be granted if a new session began now.
+    pub(crate) fn prospect(&self) -> u64 {
+        let kept = self.carried + (self.received - self.released);
+        self.window.saturating_sub(kept)
+    }
+
+    /// So much was promised to the other side for the session that has begun now.
+    pub(crate) fn promise(&mut self, granted: u64) {
+        self.granted = self.granted.max(granted);
+    }
+
+    /// A frame that came in before is no longer kept; `carried` if that was in an earlier session.
     pub(crate) fn release(&mut self, cost: u64, carried: bool) {
         if carried {
             self.carried = self.carried.saturating_sub(cost);
@@ -182,7 +210,7 @@ impl Receiver {
     pub(crate) fn worth_granting(&mut self) -> Option<u64> {
         let quarter = self.window.div_ceil(4);
         let left = self.granted - self.received;
-        if left >= quarter && self.limit() - self.granted < quarter {
+        if left >= quarter && self.limit().saturating_sub(self.granted) < quarter {
             return None;
         }
         self.regrant()

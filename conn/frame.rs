@@ -18,11 +18,12 @@
 //! | `CallSync` | call           | function             | room for reply | arguments |
 //! | `Reply`    | call           | length needed        | status         | reply     |
 //! | `Credit`   | total granted  | lane                 | 0              | none      |
-//! | `Ping`     | 0              | 0                    | 0              | none      |
+//! | `Ping`     | 0              | answer wanted        | 0              | none      |
 //! | `Bye`      | 0              | why ([`Bye`])        | 0              | none      |
 //!
-//! `flags` of a reply is its [`Outcome`]; otherwise it is 0. `seq` and `ack` are for delivery across
-//! reconnects; version 1 sends 0 and ignores them.
+//! `flags` of a reply is its [`Outcome`]; otherwise it is 0. `seq` is the number of a frame that is
+//! delivered exactly once, across connections: a message, a call or a reply; 0 for the others. `ack` is
+//! the number of the last such frame that has been delivered here (`Documentation/protocol.md`).
 //!
 //! Everything about one frame is checked here, once; behind it, types are trusted. Pure.
 
@@ -178,7 +179,10 @@ pub(crate) enum Header {
         limit: u64,
     },
     /// A sign of life.
-    Ping,
+    Ping {
+        /// Whether the other side is to acknowledge at once what it has.
+        answer: bool,
+    },
     /// The last frame.
     Bye(Bye),
 }
@@ -219,7 +223,7 @@ impl Header {
             | Header::Call { len, .. }
             | Header::CallSync { len, .. }
             | Header::Reply { len, .. } => len,
-            Header::Credit { .. } | Header::Ping | Header::Bye(_) => 0,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => 0,
         }
     }
 
@@ -252,14 +256,23 @@ impl Header {
                 lane: super::credit::Lane::from_wire(tag).ok_or(Malformed::Field)?,
                 limit: id,
             },
-            Self::PING => Header::Ping,
+            Self::PING => Header::Ping {
+                answer: match tag {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(Malformed::Field),
+                },
+            },
             Self::BYE => Header::Bye(Bye::from_wire(tag).ok_or(Malformed::Field)?),
             kind => return Err(Malformed::Kind(kind)),
         };
         header.check_len(len, bounds)?;
         header.check_reply()?;
         // What the header does not express must be as it would be sent.
-        let again = header.to_wire(wire.seq.get(), wire.ack.get());
+        let again = header.to_wire(Numbers {
+            seq: wire.seq.get(),
+            ack: wire.ack.get(),
+        });
         if again.as_bytes() != bytes {
             return Err(Malformed::Field);
         }
@@ -289,7 +302,7 @@ impl Header {
                 }
                 bounds.rcall
             }
-            Header::Credit { .. } | Header::Ping | Header::Bye(_) => 0,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => 0,
         };
         if len > max {
             return Err(Malformed::TooLong(len));
@@ -297,7 +310,7 @@ impl Header {
         Ok(())
     }
 
-    fn to_wire(self, seq: u64, ack: u64) -> Wire {
+    fn to_wire(self, numbers: Numbers) -> Wire {
         let (kind, flags, id, tag, arg) = match self {
             Header::Message { tag, .. } => (Self::MESSAGE, 0, 0, tag, 0),
             Header::Call { func, .. } => (Self::CALL, 0, 0, func, 0),
@@ -315,7 +328,7 @@ impl Header {
                 ..
             } => (Self::REPLY, outcome as u8, id, needed, status),
             Header::Credit { lane, limit } => (Self::CREDIT, 0, limit, lane as u32, 0),
-            Header::Ping => (Self::PING, 0, 0, 0, 0),
+            Header::Ping { answer } => (Self::PING, 0, 0, answer.into(), 0),
             Header::Bye(why) => (Self::BYE, 0, 0, why as u32, 0),
         };
         Wire {
@@ -323,8 +336,8 @@ impl Header {
             kind,
             flags,
             reserved: 0.into(),
-            seq: seq.into(),
-            ack: ack.into(),
+            seq: numbers.seq.into(),
+            ack: numbers.ack.into(),
             id: id.into(),
             tag: tag.into(),
             arg: arg.into(),
@@ -332,8 +345,43 @@ impl Header {
     }
 
     /// The header as it goes over the wire.
-    pub(crate) fn encode(self) -> [u8; HEADER_LEN] {
-        zerocopy::transmute!(self.to_wire(0, 0))
+    pub(crate) fn encode(self, numbers: Numbers) -> [u8; HEADER_LEN] {
+        zerocopy::transmute!(self.to_wire(numbers))
+    }
+
+    /// Whether it is delivered exactly once, across connections, and so has a number.
+    pub(crate) fn is_sequenced(&self) -> bool {
+        match self {
+            Header::Message { .. }
+            | Header::Call { .. }
+            | Header::CallSync { .. }
+            | Header::Reply { .. } => true,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => false,
+        }
+    }
+}
+
+/// What a frame says of where its session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Numbers {
+    /// Its own number, 0 for a frame that is not sequenced.
+    pub(crate) seq: u64,
+    /// The number of the last frame that its sender has delivered.
+    pub(crate) ack: u64,
+}
+
+impl Numbers {
+    /// Those of a frame with this header, whose bytes have been parsed.
+    fn parse(bytes: &[u8; HEADER_LEN], header: &Header) -> Result<Self, Malformed> {
+        let wire: Wire = zerocopy::transmute!(*bytes);
+        let seq = wire.seq.get();
+        if header.is_sequenced() == (seq == 0) {
+            return Err(Malformed::Field);
+        }
+        Ok(Self {
+            seq,
+            ack: wire.ack.get(),
+        })
     }
 }
 
@@ -341,6 +389,8 @@ impl Header {
 pub(crate) struct Frame {
     /// What it says.
     pub(crate) header: Header,
+    /// Where its session stands.
+    pub(crate) numbers: Numbers,
     /// Its payload, of [`Header::payload_len`] bytes.
     pub(crate) payload: KVVec<u8>,
 }
@@ -371,6 +421,7 @@ pub(crate) struct Assembler {
 
 struct Partial {
     header: Header,
+    numbers: Numbers,
     payload: KVVec<u8>,
     filled: usize,
 }
@@ -446,10 +497,12 @@ impl Assembler {
                 return Ok(None);
             };
             let header = Header::parse(bytes, bounds).map_err(Stop::Malformed)?;
+            let numbers = Numbers::parse(bytes, &header).map_err(Stop::Malformed)?;
             let payload = zeroed(header.payload_len() as usize).map_err(|_| Stop::NoMemory)?;
             self.start += HEADER_LEN;
             self.current = Some(Partial {
                 header,
+                numbers,
                 payload,
                 filled: 0,
             });
@@ -465,6 +518,7 @@ impl Assembler {
         }
         Ok(self.current.take().map(|c| Frame {
             header: c.header,
+            numbers: c.numbers,
             payload: c.payload,
         }))
     }
@@ -502,6 +556,16 @@ pub(crate) mod tests {
 
         pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
             bytes.fill_with(|| (self.draw() >> 16) as u8);
+        }
+    }
+
+    pub(crate) const PING: Header = Header::Ping { answer: false };
+
+    impl Header {
+        /// The header of the first frame of a session.
+        pub(crate) fn bytes(self) -> [u8; HEADER_LEN] {
+            let seq = self.is_sequenced().into();
+            self.encode(Numbers { seq, ack: 0 })
         }
     }
 
@@ -643,7 +707,13 @@ pub(crate) mod tests {
                 ..Drawn::new(5)
             },
         ),
-        (Header::Ping, Drawn::new(6)),
+        (
+            Header::Ping { answer: true },
+            Drawn {
+                tag: 1,
+                ..Drawn::new(6)
+            },
+        ),
         (
             Header::Bye(Bye::Replaced),
             Drawn {
@@ -664,7 +734,9 @@ pub(crate) mod tests {
                 f(Header::Credit { lane, limit });
             }
         }
-        f(Header::Ping);
+        for answer in [false, true] {
+            f(Header::Ping { answer });
+        }
         for why in BYES {
             f(Header::Bye(why));
         }
@@ -707,7 +779,16 @@ pub(crate) mod tests {
     #[test]
     fn header_is_as_drawn() {
         for (header, drawn) in KINDS {
-            assert_eq!(header.encode(), drawn.bytes());
+            let numbers = Numbers {
+                seq: 0x4142_4344_4546_4748,
+                ack: 0x5152_5354_5556_5758,
+            };
+            let drawn = Drawn {
+                seq: numbers.seq,
+                ack: numbers.ack,
+                ..drawn
+            };
+            assert_eq!(header.encode(numbers), drawn.bytes());
             assert_eq!(drawn.parse(), Ok(header));
             assert_eq!(header.payload_len(), drawn.len);
         }
@@ -718,12 +799,12 @@ pub(crate) mod tests {
         let (mut count, mut wrong) = (0, 0);
         for_each_header(|header| {
             count += 1;
-            if Header::parse(&header.encode(), BOUNDS) != Ok(header) {
+            if Header::parse(&header.bytes(), BOUNDS) != Ok(header) {
                 pr_err!("{header:?}\n");
                 wrong += 1;
             }
         });
-        assert_eq!(count, 8 + 1 + 5 + 5 * (4 + 4 * (1 + 4 * (4 + 30))));
+        assert_eq!(count, 8 + 2 + 5 + 5 * (4 + 4 * (1 + 4 * (4 + 30))));
         assert_eq!(wrong, 0);
     }
 
@@ -743,7 +824,7 @@ pub(crate) mod tests {
                     Outcome::ReplyTooLong => Ok(header),
                     _ => Err(Malformed::Field),
                 };
-                assert_eq!(Header::parse(&header.encode(), BOUNDS), expected);
+                assert_eq!(Header::parse(&header.bytes(), BOUNDS), expected);
             }
         }
     }
@@ -854,7 +935,7 @@ pub(crate) mod tests {
             assert_eq!(Bye::from_wire(value), Some(why));
         }
         // (kind, how many values its tag can have)
-        for (kind, values) in [(5, Lane::ALL.len()), (7, BYES.len())] {
+        for (kind, values) in [(5, Lane::ALL.len()), (6, 2), (7, BYES.len())] {
             for tag in [values as u32, 1 << 8, 1 << 16, 1 << 24, u32::MAX] {
                 let drawn = Drawn {
                     tag,
@@ -874,13 +955,13 @@ pub(crate) mod tests {
             &[(5, 8)],
             &[(6, 8)],
             &[(5, 8), (36, 40)],
-            &[(5, 8), (24, 40)],
+            &[(5, 8), (24, 32), (36, 40)],
             &[(5, 8), (24, 32), (36, 40)],
         ];
         for ((header, _), ranges) in KINDS.into_iter().zip(unused) {
             for byte in ranges.iter().flat_map(|(from, to)| *from..*to) {
                 for bit in 0..8 {
-                    let mut bytes = header.encode();
+                    let mut bytes = header.bytes();
                     bytes[byte] ^= 1 << bit;
                     let parsed = Header::parse(&bytes, BOUNDS);
                     assert_eq!(parsed, Err(Malformed::Field));
@@ -889,14 +970,35 @@ pub(crate) mod tests {
         }
     }
 
+    /// What is delivered exactly once has a number, and nothing else has.
     #[test]
-    fn sequence_and_acknowledgement_are_ignored() {
-        for (header, drawn) in KINDS {
-            for (seq, ack) in [(1, 0), (0, 1), (u64::MAX, u64::MAX)] {
-                let drawn = Drawn { seq, ack, ..drawn };
-                assert_eq!(drawn.parse(), Ok(header));
+    fn numbers_come_back() {
+        for ((header, _), sequenced) in KINDS.into_iter().zip([1, 1, 1, 1, 0, 0, 0]) {
+            assert_eq!(header.is_sequenced(), sequenced == 1);
+            for (seq, ack) in [(0, 0), (1, 0), (0, 1), (u64::MAX, u64::MAX), (1 << 32, 1 << 31)] {
+                let numbers = Numbers { seq, ack };
+                let bytes = header.encode(numbers);
+                assert_eq!(Header::parse(&bytes, BOUNDS), Ok(header));
+                let expected = match (sequenced, seq) {
+                    (0, 0) | (1, 1..) => Ok(numbers),
+                    _ => Err(Malformed::Field),
+                };
+                assert_eq!(Numbers::parse(&bytes, &header), expected);
             }
         }
+    }
+
+    #[test]
+    fn frame_has_its_numbers() -> Result {
+        let mut assembler = Assembler::new()?;
+        let numbers = Numbers { seq: 5, ack: 77 };
+        put(&mut assembler, &message(0).encode(numbers));
+        let first = assembler.next(WIDE).map_err(|_| EIO)?;
+        assert_eq!(first.map(|f| f.numbers), Some(numbers));
+        put(&mut assembler, &message(0).encode(Numbers { seq: 0, ack: 77 }));
+        let next = assembler.next(WIDE);
+        assert!(next.is_err_and(|stop| stop == Stop::Malformed(Malformed::Field)));
+        Ok(())
     }
 
     /// Whether bytes are refused, or are those of the header that they are taken for.
@@ -904,7 +1006,7 @@ pub(crate) mod tests {
         let Ok(header) = Header::parse(bytes, BOUNDS) else {
             return true;
         };
-        let mut sent = header.encode();
+        let mut sent = header.bytes();
         sent[8..24].copy_from_slice(&bytes[8..24]);
         sent == *bytes && header.payload_len() <= BOUNDS.message.max(BOUNDS.rcall)
     }
@@ -1005,7 +1107,7 @@ pub(crate) mod tests {
         fn new(headers: impl IntoIterator<Item = Header>) -> Result<Self> {
             let (mut bytes, mut frames) = (KVVec::new(), KVec::new());
             for header in headers {
-                bytes.extend_from_slice(&header.encode(), GFP_KERNEL)?;
+                bytes.extend_from_slice(&header.bytes(), GFP_KERNEL)?;
                 for _ in 0..header.payload_len() {
                     let place = bytes.len();
                     bytes.push((place ^ (place >> 8)) as u8, GFP_KERNEL)?;
@@ -1099,7 +1201,7 @@ pub(crate) mod tests {
     /// Some frames of all kinds, with payloads, without, and in pairs of the same.
     const SOME: [Header; 10] = [
         message(5),
-        Header::Ping,
+        PING,
         message(0),
         message(0),
         KINDS[1].0,
@@ -1160,7 +1262,7 @@ pub(crate) mod tests {
             reader.finish()?;
         }
         // And in every two places.
-        let stream = Stream::new([message(3), Header::Ping])?;
+        let stream = Stream::new([message(3), PING])?;
         let mut reader = Reader::new(&stream)?;
         for first in 0..=stream.bytes.len() {
             for second in 0..=stream.bytes.len() - first {
@@ -1213,7 +1315,7 @@ pub(crate) mod tests {
             3 * STAGE + 17,
         ];
         for len in lens {
-            let stream = Stream::new([message(len), Header::Ping, message(len), message(1)])?;
+            let stream = Stream::new([message(len), PING, message(len), message(1)])?;
             let mut reader = Reader::new(&stream)?;
             for n in [
                 1,
@@ -1236,7 +1338,7 @@ pub(crate) mod tests {
     fn stage_is_full_of_headers() -> Result {
         // They do not fill it evenly: the rest of each read is moved to the front.
         assert!(STAGE % HEADER_LEN != 0);
-        let stream = Stream::new((0..1000).map(|_| Header::Ping))?;
+        let stream = Stream::new((0..1000).map(|_| PING))?;
         let mut reader = Reader::new(&stream)?;
         for n in [usize::MAX / 2, STAGE, STAGE - 1, 1000, HEADER_LEN + 1] {
             reader.feed_all(n)?;
@@ -1294,14 +1396,14 @@ pub(crate) mod tests {
         ];
         for (drawn, malformed) in cases {
             let mut assembler = Assembler::new()?;
-            put(&mut assembler, &Header::Ping.encode());
+            put(&mut assembler, &PING.bytes());
             put(&mut assembler, &drawn.bytes()[..HEADER_LEN - 1]);
             let next = assembler.next(BOUNDS);
-            assert!(next.is_ok_and(|f| f.is_some_and(|f| f.header == Header::Ping)));
+            assert!(next.is_ok_and(|f| f.is_some_and(|f| f.header == PING)));
             assert!(assembler.next(BOUNDS).is_ok_and(|f| f.is_none()));
             put(&mut assembler, &drawn.bytes()[HEADER_LEN - 1..]);
             // A good frame behind it is of no more use.
-            put(&mut assembler, &Header::Ping.encode());
+            put(&mut assembler, &PING.bytes());
             for _ in 0..3 {
                 let next = assembler.next(BOUNDS).err();
                 assert_eq!(next, Some(Stop::Malformed(malformed)));
@@ -1341,13 +1443,13 @@ pub(crate) mod tests {
     fn more_than_there_was_space_for_is_not_believed() -> Result {
         // In the stage, and straight.
         let mut assembler = Assembler::new()?;
-        put(&mut assembler, &message(STAGE).encode());
+        put(&mut assembler, &message(STAGE).bytes());
         assembler.commit(2 * STAGE);
         assert_eq!((assembler.start, assembler.end), (0, STAGE));
         assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
 
         let mut assembler = Assembler::new()?;
-        put(&mut assembler, &message(STAGE).encode());
+        put(&mut assembler, &message(STAGE).bytes());
         assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
         assembler.commit(2 * STAGE);
         let next = assembler.next(WIDE).map_err(|_| EPROTO)?;

@@ -13,14 +13,18 @@
 //!  +-------+---------+------+--------+------+------+---------+-----------------------+
 //!  24               32               40            44          48            56
 //!  +----------------+----------------+-------------+-----------+-------------+-------------+
-//!  | incarnation of | last sequence  | max_message | max_rcall | queue_bytes | rcall_bytes |
-//!  | `to`, if known | number received|             |           |             |             |
+//!  | incarnation of | last frame     | max_message | max_rcall | queue_bytes | rcall_bytes |
+//!  | `to`, or 0     | delivered      |             |           |             |             |
 //!  +----------------+----------------+-------------+-----------+-------------+-------------+
 //!  64                 72                80                                                144
 //!  +------------------+-----------------+-----------------------------------------------------+
 //!  | granted messages | granted calls   | cluster name, zero-padded                           |
 //!  +------------------+-----------------+-----------------------------------------------------+
 //! ```
+//!
+//! In a `Hello` the incarnation of `to` is the one that the sender has a session with, 0 if with none;
+//! in a `Welcome` it is that of the `Hello`. What has been delivered and granted is counted since the
+//! session began (`Documentation/protocol.md`).
 //!
 //! Magic, version, kind and reason have their place in every version to come, and a greeting its
 //! length, so that nodes of different versions can refuse each other with a reason.
@@ -70,7 +74,7 @@ struct Wire {
     dead_ms: U32,
     incarnation: U64,
     to_incarnation: U64,
-    last_seq: U64,
+    received: U64,
     max_message: U32,
     max_rcall: U32,
     queue_bytes: U64,
@@ -106,6 +110,8 @@ pub(crate) enum Refusal {
     Stopping = 8,
     /// What it said makes no sense.
     Malformed = 9,
+    /// It has been said too late: there is a session already, of which it does not know.
+    Stale = 10,
 }
 
 impl Refusal {
@@ -120,6 +126,7 @@ impl Refusal {
             7 => Refusal::AdminDown,
             8 => Refusal::Stopping,
             9 => Refusal::Malformed,
+            10 => Refusal::Stale,
             _ => return None,
         })
     }
@@ -129,7 +136,7 @@ impl Refusal {
         match self {
             Refusal::Version => EPROTO,
             Refusal::Cluster | Refusal::UnknownId | Refusal::Direction | Refusal::Address => EPERM,
-            Refusal::Duplicate => EBUSY,
+            Refusal::Duplicate | Refusal::Stale => EBUSY,
             Refusal::AdminDown => EHOSTDOWN,
             Refusal::Stopping => ESHUTDOWN,
             Refusal::Malformed => EINVAL,
@@ -149,6 +156,7 @@ impl fmt::Display for Refusal {
             Refusal::AdminDown => "administratively down",
             Refusal::Stopping => "stopping",
             Refusal::Malformed => "malformed greeting",
+            Refusal::Stale => "stale greeting",
         })
     }
 }
@@ -170,13 +178,24 @@ pub(crate) struct Identity {
     pub(crate) windows: [u64; 2],
 }
 
+/// Where a session stands for one of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Standing {
+    /// The incarnation of the other that it is with, 0 if there is none.
+    pub(crate) with: u64,
+    /// The number of the last frame delivered in it.
+    pub(crate) received: u64,
+    /// What has been granted in it, for each lane.
+    pub(crate) granted: [u64; 2],
+}
+
 /// What the handshake has told of a peer.
 #[derive(Clone, Copy)]
 pub(crate) struct Greeting {
     /// The peer.
     pub(crate) peer: Identity,
-    /// How much of its windows is free now, where messages of an earlier connection are still kept.
-    pub(crate) granted: [u64; 2],
+    /// Where it stands.
+    pub(crate) standing: Standing,
 }
 
 /// What an answer to a `Hello` can be.
@@ -191,8 +210,7 @@ pub(crate) enum Answer {
 #[derive(Default)]
 struct To {
     id: NodeId,
-    incarnation: u64,
-    granted: [u64; 2],
+    standing: Standing,
 }
 
 fn encode(kind: u8, reason: u8, me: &Identity, to: To) -> Bytes {
@@ -205,13 +223,13 @@ fn encode(kind: u8, reason: u8, me: &Identity, to: To) -> Bytes {
         to: to.id.into(),
         dead_ms: me.dead_ms.into(),
         incarnation: me.incarnation.into(),
-        to_incarnation: to.incarnation.into(),
-        last_seq: 0.into(),
+        to_incarnation: to.standing.with.into(),
+        received: to.standing.received.into(),
         max_message: me.bounds.message.into(),
         max_rcall: me.bounds.rcall.into(),
         queue_bytes: me.windows[0].into(),
         rcall_bytes: me.windows[1].into(),
-        granted: to.granted.map(U64::from),
+        granted: to.standing.granted.map(U64::from),
         cluster: *me.cluster.wire(),
     })
 }
@@ -219,22 +237,20 @@ fn encode(kind: u8, reason: u8, me: &Identity, to: To) -> Bytes {
 /// A greeting on the wire.
 pub(crate) type Bytes = [u8; GREETING_LEN];
 
-/// The first words of the node that connects. `known`: the peer's last incarnation, or 0.
-pub(crate) fn hello(me: &Identity, id: NodeId, known: u64, granted: [u64; 2]) -> Bytes {
-    let to = To {
-        id,
-        incarnation: known,
-        granted,
-    };
+/// The first words of the node that connects.
+pub(crate) fn hello(me: &Identity, id: NodeId, standing: Standing) -> Bytes {
+    let to = To { id, standing };
     encode(HELLO, 0, me, to)
 }
 
 /// The answer to a good `Hello`.
-pub(crate) fn welcome(me: &Identity, peer: &Identity, granted: [u64; 2]) -> Bytes {
+pub(crate) fn welcome(me: &Identity, peer: &Identity, standing: Standing) -> Bytes {
     let to = To {
         id: peer.id,
-        incarnation: peer.incarnation,
-        granted,
+        standing: Standing {
+            with: peer.incarnation,
+            ..standing
+        },
     };
     encode(WELCOME, 0, me, to)
 }
@@ -272,6 +288,9 @@ pub(crate) struct Claimed {
     pub(crate) admin_down: bool,
     /// Its incarnation, if it is connected at present and has been heard of lately.
     pub(crate) alive: Option<u64>,
+    /// Whether this node can go on from where the greeting says that it is; `None` if there is no
+    /// session with that incarnation.
+    pub(crate) resumable: Option<bool>,
 }
 
 /// Judges a `Hello` that came in from `source`. `lookup` tells of the peer with an id, `None` if
@@ -280,7 +299,7 @@ pub(crate) fn check_hello(
     bytes: &Bytes,
     me: &Identity,
     source: IpAddr,
-    lookup: impl FnOnce(NodeId) -> Option<Claimed>,
+    lookup: impl FnOnce(&Greeting) -> Option<Claimed>,
 ) -> Result<Greeting, Reject> {
     let wire: Wire = zerocopy::transmute!(*bytes);
     if wire.magic != MAGIC {
@@ -303,7 +322,7 @@ pub(crate) fn check_hello(
     if wire.to.get() != me.id || from == me.id {
         return Err(refuse(Refusal::UnknownId));
     }
-    let claimed = lookup(from).ok_or(refuse(Refusal::UnknownId))?;
+    let claimed = lookup(&greeting).ok_or(refuse(Refusal::UnknownId))?;
     if from > me.id {
         return Err(refuse(Refusal::Direction));
     }
@@ -316,6 +335,9 @@ pub(crate) fn check_hello(
     }
     if claimed.alive.is_some_and(|i| i != peer.incarnation) {
         return Err(refuse(Refusal::Duplicate));
+    }
+    if claimed.resumable == Some(false) {
+        return Err(refuse(Refusal::Stale));
     }
     Ok(greeting)
 }
@@ -367,7 +389,11 @@ fn read(wire: &Wire) -> Option<Greeting> {
         rcall: wire.max_rcall.get(),
     };
     let windows = [wire.queue_bytes.get(), wire.rcall_bytes.get()];
-    let granted = wire.granted.map(U64::get);
+    let standing = Standing {
+        with: wire.to_incarnation.get(),
+        received: wire.received.get(),
+        granted: wire.granted.map(U64::get),
+    };
     // The same rules as in `config`: smaller windows could leave a sender waiting for ever.
     let sane = usize::from(wire.from.get()) < MAX_NODES
         && usize::from(wire.to.get()) < MAX_NODES
@@ -376,7 +402,7 @@ fn read(wire: &Wire) -> Option<Greeting> {
         && windows[0] >= least_window(message_cost(bounds.message))
         && windows[1] >= least_window(call_cost(bounds.rcall, bounds.rcall))
         && windows.iter().all(|&w| w <= 1 << 40)
-        && granted.iter().zip(&windows).all(|(g, w)| g <= w);
+        && (standing.with != 0 || standing.received == 0);
     if !sane {
         return None;
     }
@@ -388,7 +414,7 @@ fn read(wire: &Wire) -> Option<Greeting> {
         bounds,
         windows,
     };
-    Some(Greeting { peer, granted })
+    Some(Greeting { peer, standing })
 }
 
 #[cfg(KCCM_KUNIT)]
@@ -413,9 +439,13 @@ mod tests {
 
     const LOW_RUN: u64 = 0x1112_1314_1516_1718;
     const HIGH_RUN: u64 = 0x2122_2324_2526_2728;
-    const GRANTED: [u64; 2] = [0x0031_5253, 0x0005_6162];
+    const STANDING: Standing = Standing {
+        with: HIGH_RUN,
+        received: 0x9192_9394_9596_9798,
+        granted: [0xa1a2_a3a4_0031_5253, 0xb1b2_b3b4_0005_6162],
+    };
 
-    const REFUSALS: [Refusal; 9] = [
+    const REFUSALS: [Refusal; 10] = [
         Refusal::Version,
         Refusal::Cluster,
         Refusal::UnknownId,
@@ -425,6 +455,7 @@ mod tests {
         Refusal::AdminDown,
         Refusal::Stopping,
         Refusal::Malformed,
+        Refusal::Stale,
     ];
 
     fn identity(id: NodeId, incarnation: u64) -> Result<Identity> {
@@ -464,29 +495,26 @@ mod tests {
         write(&mut bytes, 10, to.id.to_le_bytes());
         write(&mut bytes, 12, me.dead_ms.to_le_bytes());
         write(&mut bytes, 16, me.incarnation.to_le_bytes());
-        write(&mut bytes, 24, to.incarnation.to_le_bytes());
+        write(&mut bytes, 24, to.standing.with.to_le_bytes());
         write(&mut bytes, 40, me.bounds.message.to_le_bytes());
         write(&mut bytes, 44, me.bounds.rcall.to_le_bytes());
         write(&mut bytes, 48, me.windows[0].to_le_bytes());
         write(&mut bytes, 56, me.windows[1].to_le_bytes());
-        write(&mut bytes, 64, to.granted[0].to_le_bytes());
-        write(&mut bytes, 72, to.granted[1].to_le_bytes());
+        write(&mut bytes, 32, to.standing.received.to_le_bytes());
+        write(&mut bytes, 64, to.standing.granted[0].to_le_bytes());
+        write(&mut bytes, 72, to.standing.granted[1].to_le_bytes());
         write(&mut bytes, 80, *me.cluster.wire());
         bytes
     }
 
-    /// Whether all that was understood of a greeting is what it says. Not understood are whom it is
-    /// to and the last sequence number.
+    /// Whether all that was understood of a greeting is what it says, but for whom it is to.
     fn understood(greeting: &Greeting, bytes: &Bytes) -> bool {
         let wire: Wire = zerocopy::transmute!(*bytes);
         let to = To {
             id: wire.to.get(),
-            incarnation: wire.to_incarnation.get(),
-            granted: greeting.granted,
+            standing: greeting.standing,
         };
-        let mut again = drawn(wire.kind, 0, &greeting.peer, &to);
-        again[32..40].copy_from_slice(&bytes[32..40]);
-        again == *bytes
+        drawn(wire.kind, 0, &greeting.peer, &to) == *bytes
     }
 
     fn sane_dead_ms(bytes: &Bytes) -> bool {
@@ -502,16 +530,18 @@ mod tests {
         known: bool,
         admin_down: bool,
         alive: Option<u64>,
+        resumable: Option<bool>,
     }
 
     impl Hello {
         fn new() -> Result<Self> {
             Ok(Self {
-                bytes: hello(&low()?, HIGH, HIGH_RUN, GRANTED),
+                bytes: hello(&low()?, HIGH, STANDING),
                 source: HOME,
                 known: true,
                 admin_down: false,
                 alive: None,
+                resumable: None,
             })
         }
 
@@ -527,6 +557,7 @@ mod tests {
                     ip: HOME,
                     admin_down: self.admin_down,
                     alive: self.alive,
+                    resumable: self.resumable,
                 })
             }))
         }
@@ -547,7 +578,7 @@ mod tests {
 
     /// The answer of [`HIGH`] to [`LOW`], as it should be.
     fn answer() -> Result<Bytes> {
-        Ok(welcome(&high()?, &low()?, GRANTED))
+        Ok(welcome(&high()?, &low()?, STANDING))
     }
 
     /// What is made of an answer: the reason that the peer gives, or that it is not the peer's.
@@ -568,23 +599,24 @@ mod tests {
         let (low, high) = (low()?, high()?);
         let to_high = To {
             id: HIGH,
-            incarnation: HIGH_RUN,
-            granted: GRANTED,
+            standing: STANDING,
         };
         let to_low = To {
             id: LOW,
-            incarnation: LOW_RUN,
-            granted: GRANTED,
+            standing: Standing {
+                with: LOW_RUN,
+                ..STANDING
+            },
         };
-        let said = hello(&low, HIGH, HIGH_RUN, GRANTED);
+        let said = hello(&low, HIGH, STANDING);
         assert!(said == drawn(1, 0, &low, &to_high));
-        assert!(welcome(&high, &low, GRANTED) == drawn(2, 0, &high, &to_low));
+        assert!(welcome(&high, &low, STANDING) == drawn(2, 0, &high, &to_low));
         for (value, reason) in (1..).zip(REFUSALS) {
             assert!(refuse(&high, reason) == drawn(3, value, &high, &To::default()));
         }
         for id in [0, 1, 0x0102, NodeId::MAX] {
             let me = identity(id, 1)?;
-            assert_eq!(claimed_id(&hello(&me, HIGH, 0, [0; 2])), id);
+            assert_eq!(claimed_id(&hello(&me, HIGH, Standing::default())), id);
         }
         Ok(())
     }
@@ -593,19 +625,25 @@ mod tests {
     fn handshake_tells_both_of_each_other() -> Result {
         let (low, high) = (low()?, high()?);
         let mut asked = None;
-        let said = hello(&low, HIGH, 0, GRANTED);
-        let heard = check_hello(&said, &high, HOME, |id| {
-            asked = Some(id);
+        let said = hello(&low, HIGH, STANDING);
+        let heard = check_hello(&said, &high, HOME, |greeting| {
+            asked = Some(greeting.peer.id);
             Some(Claimed {
                 ip: HOME,
                 admin_down: false,
                 alive: None,
+                resumable: None,
             })
         });
         let heard = heard.map_err(|_| EPROTO)?;
         assert_eq!(asked, Some(LOW));
         assert!(understood(&heard, &said));
-        let said = welcome(&high, &heard.peer, [1, 2]);
+        let standing = Standing {
+            with: LOW_RUN,
+            received: 0,
+            granted: [1, 2],
+        };
+        let said = welcome(&high, &heard.peer, standing);
         let Ok(Answer::Welcome(answered)) = check_answer(&said, &low, HIGH) else {
             return Err(EPROTO);
         };
@@ -613,7 +651,7 @@ mod tests {
         assert_eq!((heard.peer.id, answered.peer.id), (LOW, HIGH));
         assert_eq!(heard.peer.incarnation, LOW_RUN);
         assert_eq!(answered.peer.incarnation, HIGH_RUN);
-        assert_eq!((heard.granted, answered.granted), (GRANTED, [1, 2]));
+        assert_eq!((heard.standing, answered.standing), (STANDING, standing));
         Ok(())
     }
 
@@ -641,7 +679,7 @@ mod tests {
             f(12, &ms.to_le_bytes(), kept)?;
         }
         f(16, &0_u64.to_le_bytes(), false)?;
-        // These are of no consequence.
+        // These are judged by whoever knows the session.
         for number in [0_u64, 1, u64::MAX] {
             f(32, &number.to_le_bytes(), true)?;
         }
@@ -658,15 +696,8 @@ mod tests {
             for (bytes, kept) in windows {
                 f(window, &bytes.to_le_bytes(), kept)?;
             }
-            let free = me.windows[lane];
-            let grants = [
-                (0, true),
-                (free, true),
-                (free + 1, false),
-                (u64::MAX, false),
-            ];
-            for (bytes, kept) in grants {
-                f(granted, &bytes.to_le_bytes(), kept)?;
+            for total in [0, me.windows[lane], u64::MAX] {
+                f(granted, &total.to_le_bytes(), true)?;
             }
         }
         // The longest frames that these windows are enough for, and longer ones.
@@ -727,6 +758,7 @@ mod tests {
             ("administratively down", EHOSTDOWN),
             ("stopping", ESHUTDOWN),
             ("malformed greeting", EINVAL),
+            ("stale greeting", EBUSY),
         ];
         for (refusal, (text, errno)) in REFUSALS.into_iter().zip(expected) {
             let shown = CString::try_from_fmt(fmt!("{refusal}"))?;
@@ -741,10 +773,11 @@ mod tests {
     #[test]
     fn good_hello_is_accepted() -> Result {
         assert!(Hello::new()?.is_accepted()?);
-        // Whatever it takes this node's last incarnation for.
-        for run in [0, 1, u64::MAX] {
+        // Whichever incarnation it has a session with; with none, it has received nothing.
+        for run in [1, HIGH_RUN, u64::MAX] {
             assert!(Hello::new()?.with(24, run.to_le_bytes()).is_accepted()?);
         }
+        assert!(Hello::new()?.with(24, [0; 16]).is_accepted()?);
         Ok(())
     }
 
@@ -825,13 +858,14 @@ mod tests {
         const IDS: [NodeId; 6] = [0, 1, 2, 127, 254, 255];
         for from in IDS {
             for me in IDS {
-                let said = hello(&identity(from, LOW_RUN)?, me, 0, GRANTED);
-                let judged = check_hello(&said, &identity(me, HIGH_RUN)?, HOME, |id| {
+                let said = hello(&identity(from, LOW_RUN)?, me, STANDING);
+                let judged = check_hello(&said, &identity(me, HIGH_RUN)?, HOME, |greeting| {
                     // A node is not among its own peers.
-                    (id != me).then_some(Claimed {
+                    (greeting.peer.id != me).then_some(Claimed {
                         ip: HOME,
                         admin_down: false,
                         alive: None,
+                        resumable: None,
                     })
                 });
                 let refused = |reason| Some(Reject::Refuse { reason, from });
@@ -893,7 +927,7 @@ mod tests {
             let mut other = low()?;
             other.cluster = ClusterName::new(name.as_bytes()).ok_or(EINVAL)?;
             let mut said = Hello::new()?;
-            said.bytes = hello(&other, HIGH, 0, GRANTED);
+            said.bytes = hello(&other, HIGH, STANDING);
             assert_eq!(said.refusal()?, Some(Refusal::Cluster));
         }
         Ok(())
@@ -914,6 +948,41 @@ mod tests {
         let mut hello = Hello::new()?;
         hello.source = IpAddr::V6(Ipv6Addr::LOCALHOST);
         assert!(hello.judge()?.is_ok());
+        Ok(())
+    }
+
+    /// Who has no session has received nothing in it.
+    #[test]
+    fn session_and_what_was_received_fit() -> Result {
+        let cases = [
+            (0_u64, 0_u64, true),
+            (0, 1, false),
+            (0, u64::MAX, false),
+            (1, 0, true),
+            (u64::MAX, u64::MAX, true),
+        ];
+        for (with, received, good) in cases {
+            let said = Hello::new()?
+                .with(24, with.to_le_bytes())
+                .with(32, received.to_le_bytes());
+            assert_eq!(said.is_accepted()?, good);
+        }
+        Ok(())
+    }
+
+    /// What knows nothing of the session that there is was said before it began.
+    #[test]
+    fn stale_greeting_is_refused() -> Result {
+        for (resumable, refusal) in [
+            (None, None),
+            (Some(true), None),
+            (Some(false), Some(Refusal::Stale)),
+        ] {
+            let mut hello = Hello::new()?;
+            hello.resumable = resumable;
+            assert_eq!(hello.refusal()?, refusal);
+            assert_eq!(hello.is_accepted()?, refusal.is_none());
+        }
         Ok(())
     }
 
@@ -1034,7 +1103,7 @@ mod tests {
 
     #[test]
     fn refusal_without_a_known_reason_is_malformed() -> Result {
-        for reason in (0..=u8::MAX).filter(|reason| !(1..=9).contains(reason)) {
+        for reason in (0..=u8::MAX).filter(|reason| !(1..=10).contains(reason)) {
             let mut bytes = refuse(&high()?, Refusal::Stopping);
             write(&mut bytes, 7, [reason]);
             assert_eq!(judge_answer(&bytes)?, Err(Refusal::Malformed));
@@ -1058,7 +1127,7 @@ mod tests {
             (|bytes| write(bytes, 8, [3, 0]), Refusal::UnknownId),
             // It is for another node, or for an earlier run of this one.
             (|bytes| write(bytes, 10, [3, 0]), Refusal::UnknownId),
-            (|bytes| write(bytes, 24, [0; 8]), Refusal::UnknownId),
+            (|bytes| write(bytes, 24, [1; 8]), Refusal::UnknownId),
         ];
         for set in 1_usize..1 << causes.len() {
             let mut bytes = answer()?;

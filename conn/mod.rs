@@ -12,13 +12,19 @@
 //! | `state`     | the state machine of one peer's connection, back-off (pure)          |
 //! | `credit`    | how much may be sent (pure)                                          |
 //! | `peer`      | one other node: its state, its session, its counters                 |
-//! | `tx`        | what waits to be sent                                                |
-//! | this file   | [`Conn`]: one link, with its receiving and sending side              |
+//! | `session`   | what two incarnations have with each other, across connections       |
+//! | `outbox`    | what a session sends, kept until it is acknowledged (pure)           |
+//! | `inbox`     | what a session has received, and has to acknowledge (pure)           |
+//! | `tx`        | who sends what waits, over which connection                          |
+//! | this file   | [`Conn`]: one link and its receiving side                            |
 
 pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod hello;
+pub(crate) mod inbox;
+pub(crate) mod outbox;
 pub(crate) mod peer;
+pub(crate) mod session;
 pub(crate) mod state;
 pub(crate) mod tcp;
 pub(crate) mod transport;
@@ -32,8 +38,7 @@ use crate::sys::clock::Millis;
 use core::net::SocketAddr;
 use frame::{
     Assembler,
-    Bye,
-    Header, //
+    Bye, //
 };
 use kernel::list::{
     impl_list_arc_safe,
@@ -51,16 +56,14 @@ use kernel::sync::atomic::{
 use kernel::sync::{
     new_mutex,
     Arc,
-    Mutex, //
+    Mutex,
+    SetOnce, //
 };
 use peer::Peer;
+use session::Session;
 use transport::{
     Link,
     Notify, //
-};
-use tx::{
-    OutFrame,
-    Tx, //
 };
 
 /// How far a connection has come. The listener that serves it moves it on.
@@ -73,10 +76,22 @@ pub(crate) enum Phase {
     AwaitHello,
     /// It came in, and this is its greeting, not yet judged.
     Greeted(hello::Bytes),
+    /// It came in, the peer was welcomed, and is to be heard once before anything is made of that.
+    Welcomed(KBox<Welcomed>),
     /// It is established.
     Open(Arc<Peer>),
     /// It is over, and all that follows from that has been done.
     Closed,
+}
+
+/// A peer that was welcomed.
+pub(crate) struct Welcomed {
+    /// The peer.
+    pub(crate) peer: Arc<Peer>,
+    /// What it has said.
+    pub(crate) greeting: hello::Greeting,
+    /// What it was granted.
+    pub(crate) granted: [u64; 2],
 }
 
 /// The receiving side.
@@ -91,12 +106,30 @@ pub(crate) struct Rx {
     pub(crate) held: Option<Held>,
 }
 
-/// What was in a frame, charged for and not yet handed on.
-pub(crate) enum Held {
+/// What was in a frame, charged for and not yet delivered.
+pub(crate) struct Held {
+    /// The number of the frame.
+    pub(crate) seq: u64,
+    /// What it is.
+    pub(crate) what: Undelivered,
+}
+
+/// See [`Held`].
+pub(crate) enum Undelivered {
     /// A message.
     Message(Message),
     /// A call.
     Call(Incoming),
+}
+
+impl Held {
+    /// It will not be delivered: it comes again over another connection, and is charged for then.
+    pub(crate) fn cancel(self) {
+        match self.what {
+            Undelivered::Message(message) => message.cancel(),
+            Undelivered::Call(call) => call.cancel(),
+        }
+    }
 }
 
 /// One connection, from its first attempt to its end.
@@ -118,8 +151,10 @@ pub(crate) struct Conn {
     /// Held by the listener while it serves the connection.
     #[pin]
     pub(crate) rx: Mutex<Rx>,
-    #[pin]
-    tx: Tx,
+    /// When something was last sent.
+    sent: Atomic<u64>,
+    /// The session that it belongs to. Refers back to it until it is detached.
+    session: SetOnce<Arc<Session>>,
     #[pin]
     links: ListLinks,
     #[pin]
@@ -158,7 +193,8 @@ impl Conn {
                 failure: Atomic::new(0),
                 heard: Atomic::new(clock::now()),
                 rx <- new_mutex!(rx, "Conn::rx"),
-                tx <- Tx::new(),
+                sent: Atomic::new(clock::now()),
+                session: SetOnce::new(),
                 links <- ListLinks::new(),
                 tracker <- AtomicTracker::new(),
             }),
@@ -211,9 +247,14 @@ impl Conn {
         self.heard.load(Relaxed)
     }
 
+    /// Something was sent just now.
+    pub(crate) fn note_sent(&self) {
+        self.sent.store(clock::now(), Relaxed);
+    }
+
     /// When something was last sent.
     pub(crate) fn last_sent(&self) -> Millis {
-        self.tx.last_sent()
+        self.sent.load(Relaxed)
     }
 
     /// What ended it, if it has ended.
@@ -237,51 +278,31 @@ impl Conn {
         self.link.unread()
     }
 
-    /// Sends a sign of life, unless other frames wait, which are as good. Process context.
-    pub(crate) fn ping(self: &Arc<Self>) {
-        // If there is no memory for it, the next one may do.
-        if let Ok(frame) = OutFrame::new(Header::Ping, KVVec::new(), None) {
-            self.tx.push_ping(frame);
-            self.flush();
+    /// Sends what waits for room, if it is the connection of a session. Process context.
+    pub(crate) fn flush(&self) {
+        if let Some(session) = self.session.as_ref() {
+            session.flush();
         }
     }
 
-    /// Queues a frame and sends as much as there is room for. Process context.
-    ///
-    /// Frames go out in the order of these calls. `EHOSTDOWN` when the connection has ended.
-    pub(crate) fn transmit(self: &Arc<Self>, frame: kernel::list::ListArc<OutFrame>) -> Result {
-        self.tx.push(frame)?;
-        if self.queues.is_listener() {
-            self.flush();
-        } else {
-            self.send_share(tx::SHARE);
-        }
-        Ok(())
+    /// The session that it belongs to, once its handshake is over.
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref()
     }
 
-    /// Sends a control frame, before any others that wait. Process context.
-    pub(crate) fn control(self: &Arc<Self>, header: Header) -> Result {
-        let frame = OutFrame::new(header, KVVec::new(), None)?;
-        self.tx.push_control(frame)?;
-        self.flush();
-        Ok(())
+    /// It belongs to this session from now on.
+    pub(crate) fn join(&self, session: &Arc<Session>) {
+        self.session.populate(session.clone());
     }
 
-    /// Sends some of what waits, and has the listener send the rest. Process context.
-    pub(crate) fn flush(self: &Arc<Self>) {
-        self.send_share(tx::SMALL_SHARE);
+    /// What is below, for whoever sends.
+    pub(crate) fn link(&self) -> &dyn Link {
+        &*self.link
     }
 
-    fn send_share(self: &Arc<Self>, share: usize) {
-        match self.tx.drain(&*self.link, share) {
-            Ok(tx::Drained::Done) => {}
-            Ok(tx::Drained::Yield) => self.schedule(),
-            Ok(tx::Drained::Ended) => self.link.close(true),
-            // What came in before that, perhaps a `Bye`, says more than the error, which the
-            // listener will find behind it.
-            Err(_) if self.unread() => self.schedule(),
-            Err(e) => self.fail(e, None),
-        }
+    /// Closes what is below. `graceful`: what has been sent still gets there. Process context.
+    pub(crate) fn close_link(&self, graceful: bool) {
+        self.link.close(graceful);
     }
 
     /// Ends the connection, for the first reason that is given. `bye`: what to tell the other side.
@@ -290,16 +311,12 @@ impl Conn {
         if self.failure.cmpxchg(0, error.to_errno(), Full).is_err() {
             return;
         }
-        // If there is no memory for it, the end of the stream says enough.
-        let last = bye.and_then(|bye| OutFrame::new(Header::Bye(bye), KVVec::new(), None).ok());
-        match last {
-            Some(last) => {
-                if self.tx.end(&*self.link, last) {
-                    self.link.close(true);
+        match (self.session(), bye) {
+            (Some(session), Some(why)) => session.end_connection(self, why),
+            (session, _) => {
+                if let Some(session) = session {
+                    session.detach(self);
                 }
-            }
-            None => {
-                self.tx.close();
                 self.link.close(bye.is_some());
             }
         }
@@ -309,7 +326,6 @@ impl Conn {
     /// Ends a connection that no peer is known of. Process context.
     pub(crate) fn hang_up(self: &Arc<Self>, error: Error) {
         if self.failure.cmpxchg(0, error.to_errno(), Full).is_ok() {
-            self.tx.close();
             self.link.close(true);
             self.schedule();
         }

@@ -2,8 +2,8 @@
 
 //! One other node of the cluster: where the connection to it stands, and what may be sent to it.
 //!
-//! A *session* is the time in which a connection to the peer is established. The peer itself is
-//! there for as long as this node.
+//! A peer is there for as long as this node. It has a [`Session`] from the first handshake with one
+//! of its incarnations to that one's end, and during that one connection after the other.
 
 use super::credit::{
     Lane,
@@ -16,8 +16,11 @@ use super::frame::{
 };
 use super::hello::{
     Greeting,
-    Refusal, //
+    Identity,
+    Refusal,
+    Standing, //
 };
+use super::session::Session;
 use super::state::{
     Action,
     Backoff,
@@ -102,7 +105,7 @@ pub(crate) struct Stats {
     pub(crate) rx_bytes: Counter,
     /// Asynchronous calls of it that did not run, or failed.
     pub(crate) failed_rcalls: Counter,
-    /// Sessions after the first.
+    /// Connections after the first.
     pub(crate) reconnects: Counter,
     /// Attempts to connect.
     pub(crate) attempts: Counter,
@@ -130,46 +133,91 @@ impl_list_item! {
     impl ListItem<0> for Waiter { using ListLinks { self.links }; }
 }
 
-/// What there is while a connection is established.
-struct Session {
-    conn: Arc<Conn>,
-    peer: Greeting,
+/// What is sent in a session, and who waits for that.
+struct Flow {
+    session: Arc<Session>,
     send: [Sender; 2],
+    /// What is kept until it is acknowledged: bytes, frames.
+    kept: [u64; 2],
     /// First come, first served, for each lane; so that a long message is not starved by short ones.
     waiters: [List<Waiter>; 2],
 }
 
-impl Session {
+impl Flow {
+    fn new(session: Arc<Session>, granted: [u64; 2]) -> Self {
+        let windows = session.peer.windows;
+        Self {
+            session,
+            send: [0, 1].map(|i: usize| Sender::new(windows[i], granted[i])),
+            kept: [0, 0],
+            waiters: [List::new(), List::new()],
+        }
+    }
+
+    /// Takes what a frame needs, if there is enough of both.
+    fn take(&mut self, lane: Lane, cost: u64, bounds: &[u64; 2]) -> bool {
+        // One frame can be kept in any case, however long.
+        let room = self.kept[1] == 0
+            || (self.kept[0].saturating_add(cost) <= bounds[0] && self.kept[1] < bounds[1]);
+        if !room || !self.send[lane as usize].take(cost) {
+            return false;
+        }
+        self.kept[0] += cost;
+        self.kept[1] += 1;
+        true
+    }
+
     /// Lets through those whose turn it is.
-    fn admit_waiters(&mut self, lane: Lane) {
-        let (send, waiters) = (
-            &mut self.send[lane as usize],
-            &mut self.waiters[lane as usize],
-        );
+    fn admit_waiters(&mut self, lane: Lane, bounds: &[u64; 2]) {
         loop {
-            let fits = match waiters.iter().next() {
-                Some(first) => send.take(first.cost),
+            let cost = match self.waiters[lane as usize].iter().next() {
+                Some(first) => first.cost,
                 None => return,
             };
-            if !fits {
+            if !self.take(lane, cost, bounds) {
                 return;
             }
-            if let Some(waiter) = waiters.pop_front() {
+            if let Some(waiter) = self.waiters[lane as usize].pop_front() {
                 waiter.admitted.store(true, Relaxed);
                 waiter.done.fire();
             }
+        }
+    }
+
+    /// Lets nobody through any more. Those who wait are to be told without the lock.
+    fn turn_away(&mut self) -> [List<Waiter>; 2] {
+        core::mem::replace(&mut self.waiters, [List::new(), List::new()])
+    }
+}
+
+fn tell(waiters: [List<Waiter>; 2]) {
+    for mut list in waiters {
+        while let Some(waiter) = list.pop_front() {
+            waiter.done.fire();
         }
     }
 }
 
 struct Inner {
     machine: Machine,
-    /// The present attempt, or the connection of the session.
+    /// The present attempt, or the connection that is established.
     conn: Option<Arc<Conn>>,
-    session: Option<Session>,
-    /// Which session it is, from 1; also when it is over.
+    /// Whether that is established.
+    connected: bool,
+    /// The session, connected or not.
+    flow: Option<Flow>,
+    /// The last session, when it is over.
+    past: Option<Arc<Session>>,
+    /// Sessions so far, and connections.
+    sessions: u64,
     epoch: u64,
-    /// The session that subscribers may be told of, and the peer's incarnation in it; 0 for none.
+    /// Nothing has been heard of it for too long, or it has said that it goes.
+    down: bool,
+    /// When it was last heard of, while there is no connection.
+    heard: Millis,
+    /// How often it has come up, and whether subscribers may be told of the last time, and the
+    /// peer's incarnation then; 0 for none.
+    ups: u64,
     announced: (u64, u64),
     /// The peer's last known incarnation, or 0.
     incarnation: u64,
@@ -191,6 +239,12 @@ pub(crate) struct Peer {
     pub(crate) role: Role,
     /// The longest frames that this node accepts.
     own: Bounds,
+    /// This node's incarnation.
+    me: u64,
+    /// What is kept of what is sent to it: bytes, frames.
+    keep: [u64; 2],
+    /// How long a silence is taken for death.
+    dead_ms: Millis,
     /// What has been counted.
     pub(crate) stats: Stats,
     /// Why it was refused when it last tried to connect, 0 if it was not; for the log only.
@@ -199,10 +253,15 @@ pub(crate) struct Peer {
     inner: SpinLockIrq<Inner>,
 }
 
-/// A session that has ended: what its users are to be told.
-pub(crate) struct Ended {
-    /// The incarnation of the peer it was with.
-    pub(crate) incarnation: u64,
+/// What the end of a connection means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lost {
+    /// It was not the present one.
+    Stale,
+    /// It was an attempt.
+    Attempt,
+    /// It was established, with this incarnation. The session goes on.
+    Connection(u64),
 }
 
 /// What sysfs and events want to know of a peer at one moment.
@@ -210,9 +269,13 @@ pub(crate) struct Ended {
 pub(crate) struct Snapshot {
     /// Where the connection stands.
     pub(crate) state: State,
-    /// The session, 0 when there is none.
+    /// The connection, counted from 1; 0 when there is none.
     #[cfg(KCCM_KUNIT)]
     pub(crate) epoch: u64,
+    /// The session, 0 when there is none.
+    pub(crate) session: u64,
+    /// What is kept until it is acknowledged: bytes, frames.
+    pub(crate) kept: [u64; 2],
     /// The last known incarnation, or 0.
     pub(crate) incarnation: u64,
     /// What the last failure was.
@@ -227,15 +290,21 @@ pub(crate) struct Snapshot {
 
 impl Peer {
     /// A peer of the node `me`, to be connected at once.
-    pub(crate) fn new(me: NodeId, member: &Member, limits: &Limits) -> Result<Arc<Self>> {
-        let role = Role::of(me, member.id);
+    pub(crate) fn new(me: &Identity, member: &Member, limits: &Limits) -> Result<Arc<Self>> {
+        let role = Role::of(me.id, member.id);
         let backoff = Backoff::new(limits.backoff_min_ms.into(), limits.backoff_max_ms.into());
         let machine = Machine::new(role, backoff, limits.handshake_ms.into(), clock::now());
         let inner = Inner {
             machine,
             conn: None,
-            session: None,
+            connected: false,
+            flow: None,
+            past: None,
+            sessions: 0,
             epoch: 0,
+            down: true,
+            heard: 0,
+            ups: 0,
             announced: (0, 0),
             incarnation: 0,
             recv: [
@@ -255,6 +324,9 @@ impl Peer {
                     message: limits.max_message,
                     rcall: limits.max_rcall,
                 },
+                me: me.incarnation,
+                keep: [limits.kept_bytes, limits.kept_frames.into()],
+                dead_ms: limits.dead_ms.into(),
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
                 inner <- new_spinlock_irq!(inner, "Peer::inner"),
@@ -270,7 +342,9 @@ impl Peer {
         Snapshot {
             state,
             #[cfg(KCCM_KUNIT)]
-            epoch: inner.session.as_ref().map_or(0, |_| inner.epoch),
+            epoch: if inner.connected { inner.epoch } else { 0 },
+            session: inner.flow.as_ref().map_or(0, |flow| flow.session.number),
+            kept: inner.flow.as_ref().map_or([0, 0], |flow| flow.kept),
             incarnation: inner.incarnation,
             last_error: inner.last_error,
             last_refusal: inner.last_refusal,
@@ -289,28 +363,33 @@ impl Peer {
         self.refused_for.xchg(now, Relaxed) != now
     }
 
-    /// Whether it is connected. Any context.
+    /// Whether it is up: connected, or not long enough without a connection to be taken for dead.
+    /// Any context.
     pub(crate) fn is_up(&self) -> bool {
-        self.inner.lock().session.is_some()
+        !self.inner.lock().down
     }
 
-    /// The connection of the session, and how long a silence the peer takes for death.
-    pub(crate) fn session(&self) -> Option<(Arc<Conn>, Millis)> {
+    /// The connection that is established, and how long a silence the peer takes for death.
+    pub(crate) fn line(&self) -> Option<(Arc<Conn>, Millis)> {
         let inner = self.inner.lock();
-        let session = inner.session.as_ref()?;
-        Some((session.conn.clone(), session.peer.peer.dead_ms.into()))
+        let conn = inner.conn.clone().filter(|_| inner.connected)?;
+        let flow = inner.flow.as_ref()?;
+        Some((conn, flow.session.peer.dead_ms.into()))
     }
 
-    /// The longest frames that both sides accept, and the session that this holds for; `None` while
-    /// not connected.
-    pub(crate) fn bounds(&self) -> Option<(Bounds, u64)> {
+    /// The session, connected or not.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
         let inner = self.inner.lock();
-        let theirs = inner.session.as_ref()?.peer.peer.bounds;
-        let bounds = Bounds {
-            message: theirs.message.min(self.own.message),
-            rcall: theirs.rcall.min(self.own.rcall),
-        };
-        Some((bounds, inner.epoch))
+        inner.flow.as_ref().map(|flow| flow.session.clone())
+    }
+
+    /// The session to send in. `EHOSTDOWN` while the peer is down.
+    pub(crate) fn sendable(&self) -> Result<Arc<Session>> {
+        let inner = self.inner.lock();
+        match &inner.flow {
+            Some(flow) if !inner.down => Ok(flow.session.clone()),
+            _ => Err(EHOSTDOWN),
+        }
     }
 
     // ---- The state machine.
@@ -323,7 +402,7 @@ impl Peer {
     /// Time has passed. Returns what to do, and the connection to do it to.
     pub(crate) fn tick(&self) -> (Action, Option<Arc<Conn>>) {
         let mut inner = self.inner.lock();
-        if inner.session.is_some() {
+        if inner.connected {
             // Nothing is due; or it was taken down and up again, and the listener has yet to see to
             // what follows from the first.
             return (Action::None, None);
@@ -354,48 +433,89 @@ impl Peer {
         true
     }
 
-    /// The attempt has got through to the other side. Returns what the greeting needs, if the
-    /// attempt is still wanted: the peer's last incarnation and what is granted to it.
-    pub(crate) fn linked(&self, conn: &Arc<Conn>) -> Option<(u64, [u64; 2])> {
+    /// The attempt has got through to the other side. Returns where this node stands, if the attempt
+    /// is still wanted.
+    pub(crate) fn linked(&self, conn: &Arc<Conn>) -> Option<Standing> {
         let mut inner = self.inner.lock();
         if !inner.is_current(conn) {
             return None;
         }
         match inner.machine.step(Event::Linked, clock::now(), 0) {
-            Action::Greet => Some((inner.incarnation, inner.restart())),
+            Action::Greet => Some(inner.standing()),
             _ => None,
         }
     }
 
-    /// The incarnation of the session, if there is one and its peer was heard of since `since`.
+    /// The incarnation that is connected, if it was heard of since `since`.
     pub(crate) fn alive_since(&self, since: Millis) -> Option<u64> {
         let inner = self.inner.lock();
-        let session = inner.session.as_ref()?;
-        (session.conn.failure().is_none() && session.conn.last_heard() >= since)
-            .then_some(session.peer.peer.incarnation)
+        let conn = inner.conn.as_ref().filter(|_| inner.connected)?;
+        let flow = inner.flow.as_ref()?;
+        (conn.failure().is_none() && conn.last_heard() >= since)
+            .then_some(flow.session.peer.incarnation)
     }
 
-    /// A good greeting has come in on a connection from the peer. Returns what is granted to it, if
-    /// it is to be accepted.
+    /// Whether a session with this incarnation, if there is one, goes on with a peer that says this of
+    /// itself.
     ///
-    /// An earlier session has been ended by then.
-    pub(crate) fn accepting(&self) -> Option<[u64; 2]> {
-        let mut inner = self.inner.lock();
-        let wanted = inner.session.is_none() && inner.machine.state() == State::Listening;
-        wanted.then(|| inner.restart())
+    /// `me`: this node's incarnation. To the node that connects the welcome alone says that; the
+    /// other has begun the session only when it was heard in it, so who does not know of it said so
+    /// before that.
+    pub(crate) fn resumable(&self, greeting: &Greeting, me: u64) -> Option<bool> {
+        let session = self.session()?;
+        if session.peer.incarnation != greeting.peer.incarnation {
+            return None;
+        }
+        let there = &greeting.standing;
+        Some(there.with == me && session.can_resume(there.received))
     }
 
-    /// The peer has been welcomed, so that from now on frames may follow. Returns whether that makes
-    /// a session.
-    pub(crate) fn accepted(&self, conn: &Arc<Conn>, greeting: &Greeting) -> bool {
+    /// Where this node stands for a peer that has greeted, if it has accepted that.
+    pub(crate) fn accepting(&self, greeting: &Greeting) -> Standing {
+        let inner = self.inner.lock();
+        match &inner.flow {
+            Some(flow) if flow.session.peer.incarnation == greeting.peer.incarnation => {
+                let granted = [0, 1].map(|i: usize| inner.recv[i].granted());
+                flow.session.standing(granted)
+            }
+            _ => Standing {
+                granted: [0, 1].map(|i: usize| inner.recv[i].prospect()),
+                ..Standing::default()
+            },
+        }
+    }
+
+    /// Memory for the session that a good greeting begins.
+    pub(crate) fn new_session(&self, greeting: &Greeting) -> Result<Arc<Session>> {
+        let number = self.inner.lock().sessions + 1;
+        Session::new(number, greeting.peer, self.own)
+    }
+
+    /// The peer has been heard on a connection to which it was welcomed, which makes it that of
+    /// `session`. Returns whether it does. `told`: what the welcome has granted.
+    ///
+    /// An earlier connection has been ended by then, and an earlier session.
+    pub(crate) fn accepted(
+        &self,
+        conn: &Arc<Conn>,
+        greeting: &Greeting,
+        session: &Arc<Session>,
+        told: [u64; 2],
+    ) -> bool {
         let mut inner = self.inner.lock();
-        if inner.session.is_some() {
+        if inner.connected {
             return false;
         }
         match inner.machine.step(Event::Accepted, clock::now(), 0) {
             Action::Established => {
                 let old = inner.conn.replace(conn.clone());
-                self.establish(&mut inner, conn, greeting);
+                if inner.flow.is_none() {
+                    for (recv, told) in inner.recv.iter_mut().zip(told) {
+                        recv.restart();
+                        recv.promise(told);
+                    }
+                }
+                self.establish(&mut inner, greeting, session);
                 drop(inner);
                 // Perhaps the last reference, which must not go under the lock.
                 drop(old);
@@ -405,30 +525,53 @@ impl Peer {
         }
     }
 
-    /// The peer has answered well. Returns whether that makes a session.
-    pub(crate) fn welcomed(&self, conn: &Arc<Conn>, greeting: &Greeting) -> bool {
+    /// The peer has welcomed this node to `session`. Returns whether that makes a connection.
+    pub(crate) fn welcomed(
+        &self,
+        conn: &Arc<Conn>,
+        greeting: &Greeting,
+        session: &Arc<Session>,
+    ) -> bool {
         let mut inner = self.inner.lock();
         if !inner.is_current(conn) {
             return false;
         }
         match inner.machine.step(Event::Welcomed, clock::now(), 0) {
             Action::Established => {
-                self.establish(&mut inner, conn, greeting);
+                self.establish(&mut inner, greeting, session);
                 true
             }
             _ => false,
         }
     }
 
-    fn establish(&self, inner: &mut Inner, conn: &Arc<Conn>, greeting: &Greeting) {
-        let windows = greeting.peer.windows;
-        inner.session = Some(Session {
-            conn: conn.clone(),
-            peer: *greeting,
-            send: [0, 1].map(|i: usize| Sender::new(windows[i], greeting.granted[i])),
-            waiters: [List::new(), List::new()],
-        });
+    fn establish(&self, inner: &mut Inner, greeting: &Greeting, session: &Arc<Session>) {
+        // A peer that had a session with another incarnation of this node has granted for that, and
+        // tells anew.
+        let there = &greeting.standing;
+        let granted = if there.with == 0 || there.with == self.me {
+            there.granted
+        } else {
+            [0, 0]
+        };
+        match &mut inner.flow {
+            Some(flow) => {
+                for (lane, limit) in Lane::ALL.into_iter().zip(granted) {
+                    // One that makes no sense grants nothing.
+                    let _ = flow.send[lane as usize].grant(limit);
+                    flow.admit_waiters(lane, &self.keep);
+                }
+            }
+            None => {
+                inner.flow = Some(Flow::new(session.clone(), granted));
+                inner.sessions = session.number;
+            }
+        }
+        inner.connected = true;
         inner.epoch += 1;
+        if core::mem::take(&mut inner.down) {
+            inner.ups += 1;
+        }
         inner.incarnation = greeting.peer.incarnation;
         inner.last_error = None;
         inner.last_refusal = None;
@@ -437,31 +580,32 @@ impl Peer {
         }
     }
 
-    /// All that follows from the beginning or the end of a session has been done.
+    /// All that follows from its coming up or going down has been done.
     pub(crate) fn announce(&self) {
         let mut inner = self.inner.lock();
-        inner.announced = match &inner.session {
-            Some(session) => (inner.epoch, session.peer.peer.incarnation),
-            None => (0, 0),
+        inner.announced = if inner.down {
+            (0, 0)
+        } else {
+            (inner.ups, inner.incarnation)
         };
     }
 
-    /// The session that subscribers may be told of, and the peer's incarnation in it; 0 for none.
+    /// The time that it came up which subscribers may be told of, and its incarnation then; 0 for
+    /// none.
     pub(crate) fn announced(&self) -> (u64, u64) {
         self.inner.lock().announced
     }
 
-    /// The connection has ended. If that ends a session, returns it, and all who waited for credit
-    /// in it have been told.
+    /// The connection has ended, established or not.
     pub(crate) fn lost(
         &self,
         conn: &Arc<Conn>,
         error: Error,
         refusal: Option<Refusal>,
-    ) -> Option<Ended> {
+    ) -> Lost {
         let mut inner = self.inner.lock();
         if !inner.is_current(conn) {
-            return None;
+            return Lost::Stale;
         }
         let attempt = inner.conn.take();
         inner
@@ -472,21 +616,80 @@ impl Peer {
         }
         inner.last_error = Some(error);
         inner.last_refusal = refusal;
-        let session = inner.session.take();
-        if session.is_some() {
-            inner.recv.iter_mut().for_each(Receiver::carry);
+        let was_connected = core::mem::take(&mut inner.connected);
+        if was_connected {
+            inner.heard = conn.last_heard();
         }
+        let incarnation = inner.incarnation;
         drop(inner);
         drop(attempt);
-        let mut session = session?;
-        for lane in Lane::ALL {
-            while let Some(waiter) = session.waiters[lane as usize].pop_front() {
-                waiter.done.fire();
-            }
+        if was_connected {
+            Lost::Connection(incarnation)
+        } else {
+            Lost::Attempt
         }
-        Some(Ended {
-            incarnation: session.peer.peer.incarnation,
-        })
+    }
+
+    /// When it is to be taken for dead, if it is not connected and has not been already.
+    pub(crate) fn dies_at(&self) -> Option<Millis> {
+        let inner = self.inner.lock();
+        (!inner.connected && !inner.down).then(|| inner.heard + self.dead_ms)
+    }
+
+    /// Takes it for dead, unless it has connected again. Returns its incarnation if that is news; who
+    /// waited for room has been told.
+    pub(crate) fn declare_down(&self) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        if inner.connected || inner.down {
+            return None;
+        }
+        inner.down = true;
+        let incarnation = inner.incarnation;
+        let session = inner.flow.as_mut().map(|flow| (flow.turn_away(), flow.session.clone()));
+        drop(inner);
+        if let Some((waiters, session)) = session {
+            tell(waiters);
+            session.changed();
+        }
+        Some(incarnation)
+    }
+
+    /// Its session, if there is one, is over for this reason; with it all that is kept, and who waited
+    /// for room has been told. Returns whether there was one.
+    pub(crate) fn end_session(&self, error: Error) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(mut flow) = inner.flow.take() else {
+            return false;
+        };
+        inner.recv.iter_mut().for_each(Receiver::carry);
+        inner.down = true;
+        let past = inner.past.replace(flow.session.clone());
+        drop(inner);
+        drop(past);
+        flow.session.close(error);
+        tell(flow.turn_away());
+        true
+    }
+
+    /// What the session before the present one has left behind is of no use any more. Returns whether
+    /// there was one.
+    pub(crate) fn supersede(&self) -> bool {
+        let past = self.inner.lock().past.take();
+        if let Some(past) = &past {
+            past.supersede();
+        }
+        past.is_some()
+    }
+
+    /// It could not be heard of for a while, through no fault of its own.
+    pub(crate) fn excuse(&self, now: Millis) {
+        let mut inner = self.inner.lock();
+        inner.heard = now;
+        let line = inner.line();
+        drop(inner);
+        if let Some((conn, _)) = line {
+            conn.hear();
+        }
     }
 
     /// An attempt to connect could not even begin.
@@ -526,21 +729,26 @@ impl Peer {
 
     // ---- Sending: credit.
 
-    /// Obtains the right to send one frame of this cost, on the connection that is returned. Process
-    /// context; waits as `timeout` says.
+    /// Obtains the right to send one frame of this cost in the session. Process context; waits as
+    /// `timeout` says.
     ///
-    /// `epoch`: the session that it is meant for; what does not get into that gets `EHOSTDOWN`.
-    /// `may_wait`: `false` in a thread that must not wait, which then gets `EDEADLK`.
+    /// `may_wait`: `false` in a thread that must not wait, which then gets `EDEADLK`. `EHOSTDOWN` when
+    /// the peer is down; when the session is over, why.
     pub(crate) fn admit(
-        &self,
-        epoch: u64,
+        self: &Arc<Self>,
+        session: &Arc<Session>,
         lane: Lane,
         cost: u64,
         timeout: Timeout,
         may_wait: bool,
-    ) -> Result<Arc<Conn>> {
-        if let Some(conn) = self.try_admit(epoch, lane, cost)? {
-            return Ok(conn);
+    ) -> Result<Kept> {
+        let kept = || Kept {
+            peer: self.clone(),
+            session: session.number,
+            cost,
+        };
+        if self.try_admit(session, lane, cost)? {
+            return Ok(kept());
         }
         if timeout == Timeout::NoWait {
             return Err(EAGAIN);
@@ -561,35 +769,33 @@ impl Peer {
         )?;
         {
             let mut inner = self.inner.lock();
-            let session = inner.session_of(epoch)?;
+            let flow = inner.flow_of(session)?;
             if let Ok(entry) = ListArc::try_from_arc(waiter.clone()) {
-                session.waiters[lane as usize].push_back(entry);
+                flow.waiters[lane as usize].push_back(entry);
             }
-            session.admit_waiters(lane);
+            flow.admit_waiters(lane, &self.keep);
         }
         let waited = waiter.done.wait(timeout);
-        self.admitted(&waiter, epoch, waited)
+        self.admitted(&waiter, session, waited)?;
+        Ok(kept())
     }
 
-    fn try_admit(&self, epoch: u64, lane: Lane, cost: u64) -> Result<Option<Arc<Conn>>> {
+    fn try_admit(&self, session: &Arc<Session>, lane: Lane, cost: u64) -> Result<bool> {
         let mut inner = self.inner.lock();
-        let session = inner.session_of(epoch)?;
-        let lane = lane as usize;
-        if session.waiters[lane].is_empty() && session.send[lane].take(cost) {
-            return Ok(Some(session.conn.clone()));
-        }
-        Ok(None)
+        let flow = inner.flow_of(session)?;
+        let first = flow.waiters[lane as usize].is_empty();
+        Ok(first && flow.take(lane, cost, &self.keep))
     }
 
-    /// A wait for credit is over: with it, without it, or with the session.
-    fn admitted(&self, waiter: &Arc<Waiter>, epoch: u64, waited: Result) -> Result<Arc<Conn>> {
+    /// A wait for room is over: with it, without it, or with the session.
+    fn admitted(&self, waiter: &Arc<Waiter>, session: &Arc<Session>, waited: Result) -> Result {
         let mut inner = self.inner.lock();
-        let session = inner.session_of(epoch)?;
         if waiter.admitted.load(Relaxed) {
-            return Ok(session.conn.clone());
+            return Ok(());
         }
+        let flow = inner.flow_of(session)?;
         // Not admitted: it is still in the list, and those behind it may fit where it did not.
-        let waiters = &mut session.waiters[waiter.lane as usize];
+        let waiters = &mut flow.waiters[waiter.lane as usize];
         let mut cursor = waiters.cursor_front();
         let mut found = None;
         while let Some(next) = cursor.peek_next() {
@@ -601,26 +807,40 @@ impl Peer {
                 break;
             }
         }
-        session.admit_waiters(waiter.lane);
+        flow.admit_waiters(waiter.lane, &self.keep);
         drop(inner);
         drop(found);
         waited?;
+        // It was turned away, and the peer has come back since.
         Err(EHOSTDOWN)
     }
 
     /// The peer has granted more credit. `EPROTO` if it cannot mean that.
     pub(crate) fn granted(&self, lane: Lane, limit: u64) -> Result {
         let mut inner = self.inner.lock();
-        let Some(session) = inner.session.as_mut() else {
+        let Some(flow) = inner.flow.as_mut() else {
             return Ok(());
         };
-        if session.send[lane as usize]
-            .grant(limit)
-            .map_err(|_| EPROTO)?
-        {
-            session.admit_waiters(lane);
+        if flow.send[lane as usize].grant(limit).map_err(|_| EPROTO)? {
+            flow.admit_waiters(lane, &self.keep);
         }
         Ok(())
+    }
+
+    /// Something sent is not kept any more.
+    fn forget(&self, kept: &Kept) {
+        let mut inner = self.inner.lock();
+        let Some(flow) = inner.flow.as_mut() else {
+            return;
+        };
+        if flow.session.number != kept.session {
+            return;
+        }
+        flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
+        flow.kept[1] = flow.kept[1].saturating_sub(1);
+        for lane in Lane::ALL {
+            flow.admit_waiters(lane, &self.keep);
+        }
     }
 
     // ---- Receiving: credit.
@@ -637,12 +857,13 @@ impl Peer {
             peer: self.clone(),
             lane,
             cost,
-            epoch: inner.epoch,
+            session: inner.sessions,
+            cancelled: false,
         };
-        let conn = inner.session.as_ref().map(|s| s.conn.clone());
+        let line = inner.line();
         drop(inner);
-        if let (Some(conn), Some(limit)) = (conn, limit) {
-            self.grant(&conn, lane, limit);
+        if let (Some(line), Some(limit)) = (line, limit) {
+            self.grant(line, lane, limit);
         }
         Ok(charge)
     }
@@ -650,32 +871,41 @@ impl Peer {
     fn release(&self, charge: &Charge) {
         let limit = {
             let mut inner = self.inner.lock();
-            let conn = inner.session.as_ref().map(|s| s.conn.clone());
-            let carried = conn.is_none() || inner.epoch != charge.epoch;
+            let carried = inner.flow.is_none() || inner.sessions != charge.session;
+            let line = inner.line();
             let recv = &mut inner.recv[charge.lane as usize];
-            recv.release(charge.cost, carried);
-            // Without a session nobody could be told.
-            conn.and_then(|conn| Some((conn, recv.worth_granting()?)))
+            if charge.cancelled && !carried {
+                recv.cancel(charge.cost);
+            } else {
+                recv.release(charge.cost, carried);
+            }
+            // Without a connection nobody could be told; the next greeting will tell.
+            line.and_then(|line| Some((line, recv.worth_granting()?)))
         };
-        if let Some((conn, limit)) = limit {
-            self.grant(&conn, charge.lane, limit);
+        if let Some((line, limit)) = limit {
+            self.grant(line, charge.lane, limit);
         }
     }
 
     /// Tells the peer of more credit.
-    fn grant(&self, conn: &Arc<Conn>, lane: Lane, limit: u64) {
-        if let Err(e) = conn.control(Header::Credit { lane, limit }) {
+    fn grant(&self, line: (Arc<Conn>, Arc<Session>), lane: Lane, limit: u64) {
+        let (conn, session) = line;
+        if let Err(e) = session.control(&conn, Header::Credit { lane, limit }) {
             // The peer would wait for ever; a new connection tells it anew.
             conn.fail(e, None);
         }
     }
 
-    /// Grants what has been released between the greeting and the session.
-    pub(crate) fn regrant(&self, conn: &Arc<Conn>) {
+    /// Tells the peer of all that is granted: what was told last may have been lost with an earlier
+    /// connection.
+    pub(crate) fn regrant(&self) {
         for lane in Lane::ALL {
-            let limit = self.inner.lock().recv[lane as usize].regrant();
-            if let Some(limit) = limit {
-                self.grant(conn, lane, limit);
+            let mut inner = self.inner.lock();
+            let line = inner.line();
+            let limit = inner.recv[lane as usize].total();
+            drop(inner);
+            if let Some(line) = line {
+                self.grant(line, lane, limit);
             }
         }
     }
@@ -686,16 +916,35 @@ impl Inner {
         self.conn.as_ref().is_some_and(|c| Arc::ptr_eq(c, conn))
     }
 
-    /// The session, if it is still this one.
-    fn session_of(&mut self, epoch: u64) -> Result<&mut Session> {
-        match &mut self.session {
-            Some(session) if self.epoch == epoch => Ok(session),
-            _ => Err(EHOSTDOWN),
+    /// The connection that is established, and the session.
+    fn line(&self) -> Option<(Arc<Conn>, Arc<Session>)> {
+        let conn = self.conn.as_ref().filter(|_| self.connected)?;
+        let flow = self.flow.as_ref()?;
+        Some((conn.clone(), flow.session.clone()))
+    }
+
+    /// What is sent in this session, if that is still the present one and its peer is not down.
+    fn flow_of(&mut self, session: &Arc<Session>) -> Result<&mut Flow> {
+        match &mut self.flow {
+            Some(flow) if Arc::ptr_eq(&flow.session, session) => {
+                if self.down {
+                    return Err(EHOSTDOWN);
+                }
+                Ok(flow)
+            }
+            _ => Err(session.why_over()),
         }
     }
 
-    fn restart(&mut self) -> [u64; 2] {
-        [0, 1].map(|i: usize| self.recv[i].restart())
+    /// Where this node stands in the session, or would in a new one.
+    fn standing(&mut self) -> Standing {
+        match &self.flow {
+            Some(flow) => flow.session.standing([0, 1].map(|i: usize| self.recv[i].total())),
+            None => Standing {
+                granted: [0, 1].map(|i: usize| self.recv[i].restart()),
+                ..Standing::default()
+            },
+        }
     }
 }
 
@@ -705,7 +954,8 @@ pub(crate) struct Charge {
     peer: Arc<Peer>,
     lane: Lane,
     cost: u64,
-    epoch: u64,
+    session: u64,
+    cancelled: bool,
 }
 
 impl Charge {
@@ -713,10 +963,29 @@ impl Charge {
     pub(crate) fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
+
+    /// It was not delivered, and will come in again.
+    pub(crate) fn cancel(mut self) {
+        self.cancelled = true;
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         self.peer.release(self);
+    }
+}
+
+/// The room of something that was sent, for as long as it is kept until it is acknowledged. Dropped
+/// without locks.
+pub(crate) struct Kept {
+    peer: Arc<Peer>,
+    session: u64,
+    cost: u64,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.peer.forget(self);
     }
 }

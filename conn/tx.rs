@@ -1,23 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sending side of a connection: frames that wait, and who sends them.
+//! The sending side of a session: frames that wait, and who sends them over which connection.
 //!
 //! Whoever queues a frame sends it, and with it all that waits, unless somebody else is at it
 //! already: then that one sends it too. So an uncontended frame leaves in the context of its
 //! caller, and under contention frames are sent in batches. Nobody waits for room in the link: when
 //! there is none, the rest is sent by the listener, which the link then calls.
+//!
+//! What is sequenced is in the [`Outbox`] and outlives connections; control frames are only for the
+//! connection that they were meant for. When a connection takes the place of another, whoever is
+//! sending at that moment has frames of the outbox in hand, and sees to the change when the link
+//! has returned.
 
 use super::frame::{
     Header,
+    Numbers,
     HEADER_LEN, //
 };
-use super::peer::Charge;
+use super::inbox::Inbox;
+use super::outbox::{
+    Outbox,
+    Violation, //
+};
+use super::peer::{
+    Charge,
+    Kept, //
+};
 use super::transport::{
     Link,
     MAX_BUFS, //
 };
-use crate::sys::clock;
-use crate::sys::clock::Millis;
+use super::Conn;
 use kernel::list::{
     impl_list_arc_safe,
     impl_list_item,
@@ -32,17 +45,24 @@ use kernel::sync::atomic::{
 };
 use kernel::sync::{
     new_spinlock_irq,
+    Arc,
     ArcBorrow,
-    SpinLockIrq, //
+    SpinLockIrq,
+    UniqueArc, //
 };
 
 /// A frame on its way out.
 #[pin_data]
 pub(crate) struct OutFrame {
-    header: [u8; HEADER_LEN],
+    header: Header,
+    seq: Atomic<u64>,
+    /// What it acknowledges, as it was when it was last given to a connection.
+    ack: Atomic<u64>,
     payload: KVVec<u8>,
-    /// What is released when the frame has been sent: for a reply, its call.
+    /// What is released when it is no longer needed: for a reply, its call.
     _charge: Option<Charge>,
+    /// For others, the room that they take.
+    _kept: Option<Kept>,
     #[pin]
     links: ListLinks,
 }
@@ -54,71 +74,115 @@ impl_list_item! {
     impl ListItem<0> for OutFrame { using ListLinks { self.links }; }
 }
 
-impl OutFrame {
-    /// A frame to be sent.
-    pub(crate) fn new(
+/// Memory for a frame, which can then be made without fail.
+pub(crate) struct Blank(UniqueArc<core::mem::MaybeUninit<OutFrame>>);
+
+impl Blank {
+    /// Memory for one frame.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(UniqueArc::new_uninit(GFP_KERNEL)?))
+    }
+
+    /// The frame. `charge`, `kept`: what is given back when it is no longer needed.
+    pub(crate) fn fill(
+        self,
         header: Header,
         payload: KVVec<u8>,
         charge: Option<Charge>,
-    ) -> Result<ListArc<Self>> {
-        ListArc::pin_init(
-            try_pin_init!(Self {
-                header: header.encode(),
-                payload,
-                _charge: charge,
-                links <- ListLinks::new(),
-            }? Error),
-            GFP_KERNEL,
-        )
+        kept: Option<Kept>,
+    ) -> ListArc<OutFrame> {
+        let frame = self.0.pin_init_with(OutFrame::init(header, payload, charge, kept));
+        match frame {
+            Ok(frame) => ListArc::from(frame),
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl OutFrame {
+    fn init(
+        header: Header,
+        payload: KVVec<u8>,
+        charge: Option<Charge>,
+        kept: Option<Kept>,
+    ) -> impl PinInit<Self> {
+        pin_init!(Self {
+            header,
+            seq: Atomic::new(0),
+            ack: Atomic::new(0),
+            payload,
+            _charge: charge,
+            _kept: kept,
+            links <- ListLinks::new(),
+        })
     }
 
-    /// The length of its payload.
-    pub(crate) fn payload_len(&self) -> usize {
-        self.payload.len()
+    /// A control frame.
+    pub(crate) fn control(header: Header) -> Result<ListArc<Self>> {
+        Ok(Blank::new()?.fill(header, KVVec::new(), None, None))
+    }
+
+    /// Its number, 0 if it has none.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq.load(Relaxed)
+    }
+
+    /// Gives it its number.
+    pub(crate) fn set_seq(&self, seq: u64) {
+        self.seq.store(seq, Relaxed);
     }
 
     fn len(&self) -> usize {
         HEADER_LEN + self.payload.len()
     }
+
+    fn header(&self) -> [u8; HEADER_LEN] {
+        self.header.encode(Numbers {
+            seq: self.seq(),
+            ack: self.ack.load(Relaxed),
+        })
+    }
 }
 
 /// What [`Tx::drain`] has come to.
 pub(crate) enum Drained {
-    /// All is sent, or the rest is somebody else's.
+    /// All is sent that can be, or the rest is somebody else's to send.
     Done,
-    /// There is more to send, but this caller has done its share.
-    Yield,
-    /// The last frame has been sent, or cannot be: the link is this caller's to close.
-    Ended,
+    /// There is more to send over this connection, but this caller has done its share.
+    Yield(Arc<Conn>),
+    /// The link has failed.
+    Failed(Arc<Conn>, Error),
 }
 
+/// What somebody who sends a frame sends at most, others' frames too, before he leaves the rest to
+/// the listener, bytes.
+pub(crate) const SHARE: usize = 4 << 20;
+
+/// The same for those who have more to do than that: the listener, which comes back to it when it has
+/// served the other connections, and recovery.
+pub(crate) const SMALL_SHARE: usize = 64 << 10;
+
 struct Queue {
+    /// Frames for the present connection.
     control: List<OutFrame>,
-    frames: List<OutFrame>,
-    /// What the last sender could not send, the first frame from `offset` on.
+    outbox: Outbox,
+    /// To be sent when all that is in the outbox has been.
+    question: Option<ListArc<OutFrame>>,
+    /// What the last sender could not send.
     unsent: Batch,
+    /// The connection, if there is one, and how often it has changed.
+    conn: Option<Arc<Conn>>,
+    change: u64,
+    /// The connection has changed while somebody was sending: what the other side has received.
+    resume: Option<u64>,
+    /// The connection is to be closed behind the control frames that wait.
+    ending: bool,
     /// Somebody is sending.
     busy: bool,
     /// While somebody was sending, something happened that may let him go on.
     again: bool,
-    /// No more frames are taken.
-    ending: bool,
-    /// None are sent any more.
-    closed: bool,
-}
-
-/// Frames that were never sent.
-type Rest = (List<OutFrame>, List<OutFrame>, Batch);
-
-impl Queue {
-    /// Takes all frames out, to be dropped without the lock: their charges want to be released.
-    fn take(&mut self) -> Rest {
-        (
-            core::mem::replace(&mut self.control, List::new()),
-            core::mem::replace(&mut self.frames, List::new()),
-            core::mem::replace(&mut self.unsent, Batch::new()),
-        )
-    }
+    /// The session is over.
+    over: bool,
 }
 
 /// Frames that are being sent, the first of them from `offset` on.
@@ -140,13 +204,17 @@ impl Batch {
         }
     }
 
-    /// Fills up from the queues, control frames first.
-    fn fill(&mut self, queue: &mut Queue) {
+    /// Fills up from the queue, control frames first. `inbox`: what to acknowledge.
+    fn fill(&mut self, queue: &mut Queue, inbox: &Inbox) {
         while self.count < Self::MAX {
-            let next = queue.control.pop_front();
-            let Some(frame) = next.or_else(|| queue.frames.pop_front()) else {
+            let mut next = queue.control.pop_front();
+            if next.is_none() && !queue.ending {
+                next = queue.outbox.fill().or_else(|| queue.question.take());
+            }
+            let Some(frame) = next else {
                 return;
             };
+            frame.ack.store(inbox.tell(), Relaxed);
             self.frames.push_back(frame);
             self.count += 1;
         }
@@ -154,14 +222,16 @@ impl Batch {
 
     fn send(&self, link: &dyn Link) -> Result<usize> {
         let mut frames: [Option<ArcBorrow<'_, OutFrame>>; Self::MAX] = [None; Self::MAX];
-        for (slot, frame) in frames.iter_mut().zip(self.frames.iter()) {
+        let mut headers = [[0; HEADER_LEN]; Self::MAX];
+        for ((slot, header), frame) in frames.iter_mut().zip(&mut headers).zip(self.frames.iter()) {
+            *header = frame.header();
             *slot = Some(frame);
         }
         let mut bufs: [&[u8]; MAX_BUFS] = [&[]; MAX_BUFS];
         let mut n = 0;
         let mut skip = self.offset;
-        for frame in frames.iter().flatten() {
-            for part in [&frame.header[..], &frame.payload[..]] {
+        for (frame, header) in frames.iter().flatten().zip(&headers) {
+            for part in [&header[..], &frame.payload[..]] {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 if skipped < part.len() && n < MAX_BUFS {
@@ -173,8 +243,8 @@ impl Batch {
         link.send(&bufs[..n])
     }
 
-    /// `sent` bytes have gone; what they complete is dropped.
-    fn advance(&mut self, sent: usize) {
+    /// `sent` bytes have gone. Moves what they complete to `whole`.
+    fn advance(&mut self, sent: usize, whole: &mut List<OutFrame>) {
         self.offset += sent;
         loop {
             let first = self.frames.iter().next().map(|f| f.len());
@@ -182,82 +252,112 @@ impl Batch {
                 Some(len) if self.offset >= len => {
                     self.offset -= len;
                     self.count -= 1;
-                    drop(self.frames.pop_front());
+                    if let Some(frame) = self.frames.pop_front() {
+                        whole.push_back(frame);
+                    }
                 }
                 _ => return,
             }
         }
     }
+
+    /// Puts what belongs to the session back where it came from; the rest is gone.
+    fn put_back(&mut self, outbox: &mut Outbox, gone: &mut List<OutFrame>) {
+        while let Some(frame) = self.frames.pop_back() {
+            if frame.seq() != 0 {
+                outbox.put_back(frame);
+            } else {
+                gone.push_back(frame);
+            }
+        }
+        self.count = 0;
+        self.offset = 0;
+    }
 }
 
-/// The sending side of a connection.
+impl Queue {
+    /// Another connection goes on where the other side is.
+    fn resume(&mut self, received: u64, gone: &mut List<OutFrame>) {
+        // That can be was checked when the connection was attached.
+        if let Ok(mut done) = self.outbox.resume(received) {
+            gone.push_all_back(&mut done);
+        }
+    }
+
+    /// There is no connection any more.
+    fn detach(&mut self, gone: &mut List<OutFrame>) -> Option<Arc<Conn>> {
+        gone.push_all_back(&mut self.control);
+        self.resume = None;
+        self.ending = false;
+        self.change += 1;
+        self.conn.take()
+    }
+
+    fn is_past(&self, conn: &Arc<Conn>) -> bool {
+        !self.conn.as_ref().is_some_and(|c| Arc::ptr_eq(c, conn))
+    }
+}
+
+/// The sending side of a session.
 #[pin_data]
 pub(crate) struct Tx {
     #[pin]
     queue: SpinLockIrq<Queue>,
-    sent_at: Atomic<u64>,
+    /// The last acknowledgement: most frames bring no other, and then need no lock.
+    acked: Atomic<u64>,
 }
 
-/// What somebody who sends a frame sends at most, others' frames too, before he leaves the rest to
-/// the listener, bytes.
-pub(crate) const SHARE: usize = 4 << 20;
-
-/// The same for those who have more to do than that: the listener, which comes back to it when it has
-/// served the other connections, and recovery.
-pub(crate) const SMALL_SHARE: usize = 64 << 10;
-
 impl Tx {
-    /// An empty one.
+    /// An empty one, without a connection.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             queue <- new_spinlock_irq!(
                 Queue {
                     control: List::new(),
-                    frames: List::new(),
+                    outbox: Outbox::new(),
+                    question: None,
                     unsent: Batch::new(),
+                    conn: None,
+                    change: 0,
+                    resume: None,
+                    ending: false,
                     busy: false,
                     again: false,
-                    ending: false,
-                    closed: false,
+                    over: false,
                 },
                 "Tx::queue"
             ),
-            sent_at: Atomic::new(clock::now()),
+            acked: Atomic::new(0),
         })
     }
 
-    /// When something was last sent.
-    pub(crate) fn last_sent(&self) -> Millis {
-        self.sent_at.load(Relaxed)
-    }
+    // ---- Frames.
 
-    /// Queues a frame behind all others.
-    pub(crate) fn push(&self, frame: ListArc<OutFrame>) -> Result {
+    /// Queues a frame of the session behind all others. Gives it back when the session is over.
+    pub(crate) fn push(&self, frame: ListArc<OutFrame>) -> Result<u64, ListArc<OutFrame>> {
         let mut queue = self.queue.lock();
-        if queue.ending {
-            drop(queue);
-            return Err(EHOSTDOWN);
+        if queue.over {
+            return Err(frame);
         }
-        queue.frames.push_back(frame);
-        Ok(())
+        Ok(queue.outbox.push(frame))
     }
 
-    /// Queues a frame before all that are not control frames.
-    pub(crate) fn push_control(&self, frame: ListArc<OutFrame>) -> Result {
+    /// Queues a control frame before all that are not, if there still is this connection.
+    pub(crate) fn push_control(&self, conn: &Arc<Conn>, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        if queue.ending {
+        if queue.is_past(conn) || queue.ending {
             drop(queue);
-            return Err(EHOSTDOWN);
+            drop(frame);
+            return;
         }
         queue.control.push_back(frame);
-        Ok(())
     }
 
-    /// Queues a frame if no other waits.
+    /// Queues a control frame if no other frame waits, which would do as well.
     pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        let idle = !queue.ending && !queue.busy && queue.unsent.count == 0;
-        if idle && queue.control.is_empty() && queue.frames.is_empty() {
+        let idle = !queue.busy && queue.unsent.count == 0 && queue.outbox.is_idle();
+        if idle && queue.control.is_empty() && queue.conn.is_some() && !queue.ending {
             queue.control.push_back(frame);
         } else {
             drop(queue);
@@ -265,84 +365,235 @@ impl Tx {
         }
     }
 
-    /// Takes no more frames, and drops those that wait.
+    /// Has a control frame sent when no other frame waits any more: it asks about them.
+    pub(crate) fn push_question(&self, frame: ListArc<OutFrame>) {
+        let mut queue = self.queue.lock();
+        let old = queue.question.replace(frame);
+        drop(queue);
+        drop(old);
+    }
+
+    // ---- Acknowledgements.
+
+    /// The number of the last frame that was acknowledged.
+    pub(crate) fn acked(&self) -> u64 {
+        self.queue.lock().outbox.acked()
+    }
+
+    /// The other side has delivered everything up to this number. Returns whether that is news.
+    pub(crate) fn acknowledge(&self, ack: u64) -> Result<bool, Violation> {
+        if ack == self.acked.load(Relaxed) {
+            return Ok(false);
+        }
+        let mut queue = self.queue.lock();
+        let before = queue.outbox.acked();
+        let gone = queue.outbox.acknowledge(ack)?;
+        self.acked.store(queue.outbox.acked(), Relaxed);
+        drop(queue);
+        drop(gone);
+        Ok(ack > before)
+    }
+
+    /// Whether the other side can have received that much.
+    pub(crate) fn can_resume(&self, received: u64) -> bool {
+        self.queue.lock().outbox.can_resume(received)
+    }
+
+    // ---- The connection.
+
+    /// From now on frames go over this connection, from what the other side has received on.
+    pub(crate) fn attach(&self, conn: &Arc<Conn>, received: u64) -> Result<(), Violation> {
+        let mut queue = self.queue.lock();
+        if queue.over || !queue.outbox.can_resume(received) {
+            return Err(Violation);
+        }
+        let mut gone = List::new();
+        let ending = queue.ending;
+        let old = queue.detach(&mut gone);
+        queue.conn = Some(conn.clone());
+        if queue.busy {
+            queue.resume = Some(received);
+            queue.again = true;
+        } else {
+            let mut batch = core::mem::replace(&mut queue.unsent, Batch::new());
+            batch.put_back(&mut queue.outbox, &mut gone);
+            queue.resume(received, &mut gone);
+        }
+        drop(queue);
+        drop(gone);
+        if let Some(old) = old.filter(|_| ending) {
+            // Its last words have not got out.
+            old.close_link(true);
+        }
+        Ok(())
+    }
+
+    /// This connection is of no more use.
+    pub(crate) fn detach(&self, conn: &Arc<Conn>) {
+        let mut queue = self.queue.lock();
+        if queue.is_past(conn) {
+            return;
+        }
+        let mut gone = List::new();
+        let old = queue.detach(&mut gone);
+        drop(queue);
+        drop((gone, old));
+    }
+
+    /// Sends `last` over this connection and closes it, unless it has gone already. Frames of the
+    /// session that nobody has begun to send wait for the next connection.
+    pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
+        let mut queue = self.queue.lock();
+        if queue.is_past(conn) {
+            drop(queue);
+            drop(last);
+            conn.close_link(true);
+            return;
+        }
+        let gone = core::mem::replace(&mut queue.control, List::new());
+        queue.control.push_back(last);
+        queue.ending = true;
+        drop(queue);
+        drop(gone);
+        // Whoever sends it closes the link.
+        self.drain(inbox, SMALL_SHARE);
+    }
+
+    /// The session is over: takes no more frames and drops all there are. What the connection has yet
+    /// to say it says.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
-        queue.ending = true;
-        queue.closed = true;
-        let rest = queue.take();
+        queue.over = true;
+        let rest = (queue.outbox.clear(), queue.question.take());
+        // Their charges want to be released without the lock.
         drop(queue);
         drop(rest);
     }
 
-    /// Takes no more frames, and drops those that nobody has begun to send. `last` is sent behind the
-    /// others. Returns whether it has been, or cannot be; if not, somebody else is sending, who is
-    /// told [`Drained::Ended`] when that is done.
-    pub(crate) fn end(&self, link: &dyn Link, last: ListArc<OutFrame>) -> bool {
-        let mut queue = self.queue.lock();
-        queue.ending = true;
-        let (control, frames, unsent) = queue.take();
-        queue.unsent = unsent;
-        queue.control.push_back(last);
-        drop(queue);
-        drop((control, frames));
-        matches!(self.drain(link, SMALL_SHARE), Ok(Drained::Ended))
-    }
-
     /// Sends what waits, as far as there is room, until `share` is exceeded. Process context.
-    pub(crate) fn drain(&self, link: &dyn Link, share: usize) -> Result<Drained> {
-        let mut queue = self.queue.lock();
+    pub(crate) fn drain(&self, inbox: &Inbox, share: usize) -> Drained {
+        let Some(mut sending) = Sending::begin(&mut self.queue.lock()) else {
+            return Drained::Done;
+        };
+        loop {
+            let result = sending.step(&mut self.queue.lock(), inbox, share);
+            sending.tidy();
+            match result {
+                Some(result) => return result,
+                None => sending.send(),
+            }
+        }
+    }
+}
+
+/// Somebody who is sending.
+struct Sending {
+    batch: Batch,
+    conn: Option<Arc<Conn>>,
+    change: u64,
+    total: usize,
+    /// What has come of the last attempt, and the frames that it has completed.
+    outcome: Result<usize>,
+    whole: List<OutFrame>,
+    /// What is not needed any more, to be dropped without the lock.
+    gone: List<OutFrame>,
+    past: Option<Arc<Conn>>,
+    /// A connection whose last words have been said.
+    ended: Option<Arc<Conn>>,
+}
+
+impl Sending {
+    /// Begins, unless somebody else is at it or nothing can be sent.
+    fn begin(queue: &mut Queue) -> Option<Self> {
         if queue.busy {
             queue.again = true;
-            return Ok(Drained::Done);
+            return None;
         }
-        if queue.closed {
-            return Ok(Drained::Done);
-        }
+        let conn = queue.conn.clone()?;
         queue.busy = true;
-        let mut batch = core::mem::replace(&mut queue.unsent, Batch::new());
-        let mut total = 0;
-        let result = loop {
-            queue.again = false;
-            if queue.closed {
-                break Ok(Drained::Done);
+        Some(Self {
+            batch: core::mem::replace(&mut queue.unsent, Batch::new()),
+            conn: Some(conn),
+            change: queue.change,
+            total: 0,
+            outcome: Ok(0),
+            whole: List::new(),
+            gone: List::new(),
+            past: None,
+            ended: None,
+        })
+    }
+
+    /// Decides what comes next: to send the batch, or to end with a result.
+    fn step(&mut self, queue: &mut Queue, inbox: &Inbox, share: usize) -> Option<Drained> {
+        while let Some(frame) = self.whole.pop_front() {
+            let unneeded = if frame.seq() == 0 || queue.over {
+                Some(frame)
+            } else {
+                queue.outbox.sent(frame)
+            };
+            if let Some(frame) = unneeded {
+                self.gone.push_back(frame);
             }
-            batch.fill(&mut queue);
-            if batch.count == 0 {
-                break Ok(Drained::Done);
+        }
+        if self.change != queue.change {
+            self.change = queue.change;
+            self.past = core::mem::replace(&mut self.conn, queue.conn.clone());
+            self.batch.put_back(&mut queue.outbox, &mut self.gone);
+            if let Some(received) = queue.resume.take() {
+                queue.resume(received, &mut self.gone);
             }
-            if total >= share && !queue.ending {
-                break Ok(Drained::Yield);
-            }
-            drop(queue);
-            let sent = batch.send(link);
-            if let Ok(n) = sent {
-                total += n;
-                self.sent_at.store(clock::now(), Relaxed);
-                batch.advance(n);
-            }
-            queue = self.queue.lock();
-            match sent {
-                Ok(_) => {}
-                Err(e) if e == EAGAIN && queue.again => {}
-                Err(e) if e == EAGAIN => break Ok(Drained::Done),
-                Err(e) => break Err(e),
+            self.outcome = Ok(0);
+        }
+        let again = core::mem::take(&mut queue.again);
+        let outcome = core::mem::replace(&mut self.outcome, Ok(0));
+        let result = match (&self.conn, outcome) {
+            (None, _) => Drained::Done,
+            (Some(_), Err(e)) if e == EAGAIN && !again => Drained::Done,
+            (Some(conn), Err(e)) if e != EAGAIN => Drained::Failed(conn.clone(), e),
+            (Some(conn), _) => {
+                self.batch.fill(queue, inbox);
+                if self.batch.count == 0 {
+                    Drained::Done
+                } else if self.total >= share && !queue.ending {
+                    Drained::Yield(conn.clone())
+                } else {
+                    return None;
+                }
             }
         };
         queue.busy = false;
-        if !queue.ending {
-            queue.unsent = batch;
-            return result;
+        if queue.ending {
+            self.ended = queue.detach(&mut self.gone);
         }
-        // The connection has been ended meanwhile, and not by whoever sends.
-        let was_closed = core::mem::replace(&mut queue.closed, true);
-        let rest = queue.take();
-        drop(queue);
-        drop((batch, rest));
-        Ok(if was_closed {
-            Drained::Done
+        if queue.over {
+            self.gone.push_all_back(&mut self.batch.frames);
         } else {
-            Drained::Ended
-        })
+            queue.unsent = core::mem::replace(&mut self.batch, Batch::new());
+        }
+        Some(result)
+    }
+
+    fn send(&mut self) {
+        let Some(conn) = &self.conn else {
+            return;
+        };
+        self.outcome = self.batch.send(conn.link());
+        if let Ok(n) = self.outcome {
+            self.total += n;
+            conn.note_sent();
+            self.batch.advance(n, &mut self.whole);
+        }
+    }
+
+    /// Does what must not be done under the lock.
+    fn tidy(&mut self) {
+        while let Some(frame) = self.gone.pop_front() {
+            drop(frame);
+        }
+        self.past = None;
+        if let Some(conn) = self.ended.take() {
+            conn.close_link(true);
+        }
     }
 }

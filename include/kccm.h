@@ -6,6 +6,14 @@
  * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection.
  * Over it go messages, which a receiver asks for by source and tag, and
  * remote calls ("rcalls"), which run a handler registered on the other node.
+ * Both are delivered exactly once and in order between two incarnations of two
+ * nodes (an incarnation lasts from loading KCCM to unloading it), also when the
+ * connection breaks and is established again.
+ *
+ * A node that has not been heard of for dead_ms, or has said that it goes, is
+ * down, until it is connected again.  Then what waits for it ends with
+ * -EHOSTDOWN, and with -ENETRESET if it has come back as another incarnation;
+ * what it has sent before it ended can be received until then.
  *
  * Unless a function says otherwise:
  *  - it may sleep, and is called from process context without spinlocks held;
@@ -57,22 +65,50 @@ struct kccm_msg_info {
  * @timeout_ms: how long to wait while @dst has no room for it: KCCM_FOREVER,
  *		KCCM_NOWAIT, or milliseconds
  *
- * Returns once the message is on its way; that is not a confirmation that it
- * was received.  Messages from this node to @dst with the same tag are
- * received in the order in which they were sent.
+ * Returns once the message is accepted: it is delivered exactly once, in the
+ * order in which messages were sent to @dst, over however many connections,
+ * unless one of the two nodes ends before that.  kccm_send_sync() waits for
+ * the delivery.
  *
  * Context: Process context; may sleep, but with KCCM_NOWAIT not for room. From
  * a short handler with KCCM_NOWAIT, or where there is room.
  * Return: 0;
- * -EAGAIN: no room at @dst now, and KCCM_NOWAIT was given;
- * -ETIMEDOUT: no room at @dst within @timeout_ms;
+ * -EAGAIN: no room at @dst now, or too much here that @dst has yet to
+ *	    acknowledge, and KCCM_NOWAIT was given;
+ * -ETIMEDOUT: the same for @timeout_ms;
  * -EMSGSIZE: @len exceeds what the two nodes accept;
- * -EHOSTDOWN: @dst is not connected, or was lost while waiting;
+ * -EHOSTDOWN: @dst is down, or went down while waiting;
+ * -ENETRESET: @dst was restarted while waiting;
  * -EINVAL: no such peer;
  * -EDEADLK: it would have to wait, and the caller is a short handler;
  * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running.
  */
 int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
+
+/**
+ * kccm_send_sync() - send a message to a node and wait for its delivery
+ * @dst: id of the receiving node, which is not this one
+ * @tag: the tag a receiver asks for
+ * @buf: the message; it may be reused as soon as the call returns
+ * @len: its length, 0 to the smaller of the two nodes' max_message
+ * @timeout_ms: how long to wait, KCCM_FOREVER or milliseconds
+ *
+ * Returns 0 once @dst has said that the message is in its receive queue or has
+ * been handed to a receiver, and with it every message that was sent to the
+ * same incarnation of @dst before.  A receiver may yet have to ask for it.
+ *
+ * With any error but -EMSGSIZE, -EINVAL, -EDEADLK, -ENOMEM and -ENODEV it is
+ * not known whether the message was delivered; unless @dst has ended, it may
+ * still be.
+ *
+ * Return: 0; as kccm_send(), and
+ * -ETIMEDOUT: no confirmation within @timeout_ms;
+ * -EHOSTDOWN: @dst went down before it confirmed;
+ * -ENETRESET: @dst was restarted before it confirmed;
+ * -EINVAL: KCCM_NOWAIT; -EDEADLK: called from a short handler.
+ */
+int kccm_send_sync(int dst, __u32 tag, const void *buf, size_t len,
+		   long timeout_ms);
 
 /**
  * kccm_recv() - receive a message
@@ -85,7 +121,8 @@ int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
  *
  * Of the messages that match, takes the one that arrived first; when none has
  * arrived, waits for one.  Of several receivers that wait for the same
- * message, the one that began to wait first gets it.
+ * message, the one that began to wait first gets it.  What a node had sent
+ * before it ended can be received until its next incarnation is connected.
  *
  * Context: Process context; may sleep. From a short handler with KCCM_NOWAIT,
  * or where a message has arrived.
@@ -94,8 +131,9 @@ int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
  *	      and its length is in @info->len;
  * -EAGAIN: nothing has arrived, and KCCM_NOWAIT was given;
  * -ETIMEDOUT: nothing arrived within @timeout_ms;
- * -EHOSTDOWN: nothing has arrived from @src, and it is not connected or was
- *	       lost while waiting (not returned for KCCM_ANY_NODE);
+ * -EHOSTDOWN: nothing has arrived from @src, and it is down or went down
+ *	       while waiting (not returned for KCCM_ANY_NODE);
+ * -ENETRESET: @src was restarted while waiting (nor this);
  * -EINVAL: no such node or tag;
  * -EDEADLK: it would have to wait, and the caller is a short handler;
  * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running;
@@ -247,7 +285,9 @@ int kccm_rcall(int dst, __u32 func, const void *args, size_t args_len,
  *	      @reply exceeds what the two nodes accept: nothing was called, and
  *	      @reply_len is 0 now;
  * -ETIMEDOUT: no reply within @timeout_ms; the handler may still run;
- * -EHOSTDOWN: @dst is not connected, or was lost before it replied;
+ * -EHOSTDOWN: @dst is down, or went down before it replied; the handler may
+ *	       have run, or may yet;
+ * -ENETRESET: @dst was restarted before it replied; the handler may have run;
  * -EDEADLK: called from a short handler;
  * -EINVAL: no such peer, or @timeout_ms is KCCM_NOWAIT;
  * -EINTR: killed while waiting; -ENOMEM; -ENODEV: KCCM is not running;

@@ -124,6 +124,13 @@ pub(crate) mod raw {
             len: usize,
             timeout_ms: c_long,
         ) -> c_int;
+        pub(crate) fn kccm_send_sync(
+            dst: c_int,
+            tag: u32,
+            buf: *const c_void,
+            len: usize,
+            timeout_ms: c_long,
+        ) -> c_int;
         pub(crate) fn kccm_recv(
             src: c_int,
             tag: i64,
@@ -306,21 +313,43 @@ impl From<RecvError> for Error {
 
 /// Sends a message to the node `dst`, for it to receive by `tag`.
 ///
-/// Waits while `dst` has no room for it. Returns once the message is on its way, which does not
-/// confirm that it was received. Messages from this node to `dst` with the same tag are received in
-/// the order in which they were sent.
+/// Waits while `dst` has no room for it, or has yet to acknowledge too much. Returns once the message
+/// is accepted: it is delivered exactly once, in the order in which messages were sent to `dst`, over
+/// however many connections, unless one of the two nodes ends before that.
 ///
 /// # Errors
 ///
-/// `EAGAIN` or `ETIMEDOUT`: no room at `dst` (in time). `EMSGSIZE`: longer than one of the two nodes
-/// accepts. `EHOSTDOWN`: `dst` is not connected, or was lost while waiting. `EINVAL`: no such peer.
-/// `EDEADLK`: it would have to wait, in a short handler.
+/// `EAGAIN` or `ETIMEDOUT`: no room (in time). `EMSGSIZE`: longer than one of the two nodes accepts.
+/// `EHOSTDOWN`: `dst` is down, or went down while waiting. `ENETRESET`: it was restarted while waiting.
+/// `EINVAL`: no such peer. `EDEADLK`: it would have to wait, in a short handler.
 pub(crate) fn send(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
     let dst = node_to_raw(dst)?;
     // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
     // no pointer to it.
     to_result(unsafe {
         raw::kccm_send(
+            dst,
+            tag,
+            message.as_ptr().cast(),
+            message.len(),
+            timeout.to_ms(),
+        )
+    })
+}
+
+/// Sends a message and waits until it is delivered: in the receive queue of `dst`, or with a receiver,
+/// and with it every message that was sent to the same incarnation of `dst` before.
+///
+/// # Errors
+///
+/// As [`send`], and then it is not known whether the message was delivered; unless `dst` has ended, it
+/// may still be. `EINVAL`: [`Timeout::NoWait`]. `EDEADLK`: in a short handler.
+pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
+    let dst = node_to_raw(dst)?;
+    // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
+    // no pointer to it.
+    to_result(unsafe {
+        raw::kccm_send_sync(
             dst,
             tag,
             message.as_ptr().cast(),
@@ -343,8 +372,8 @@ pub(crate) fn try_send(dst: u32, tag: u32, message: &[u8]) -> Result {
 /// # Errors
 ///
 /// [`RecvError::TooLong`]: it is longer than `buf`, and stays. `EAGAIN` or `ETIMEDOUT`: nothing has
-/// arrived (in time). `EHOSTDOWN`: nothing has arrived from this node, and it is not connected or was
-/// lost while waiting; not for [`Source::Any`]. `EINVAL`: no such node. `EDEADLK`: it would have to
+/// arrived (in time). `EHOSTDOWN`: nothing has arrived from this node, and it is down or went down while
+/// waiting, `ENETRESET`: or was restarted; not for [`Source::Any`]. `EINVAL`: no such node. `EDEADLK`: it would have to
 /// wait, in a short handler. `ESHUTDOWN`: KCCM stopped while waiting.
 pub(crate) fn recv(
     source: impl Into<Source>,
@@ -503,8 +532,9 @@ pub(crate) fn rcall(dst: u32, func: u32, args: &[u8], timeout: Timeout) -> Resul
 /// Others: `EOPNOTSUPP`: `dst` has no such handler. `E2BIG`: more arguments than it takes.
 /// `EMSGSIZE`: nothing was called, because `args` or `reply` is longer than the smaller of the two
 /// nodes' `max_rcall`. `ETIMEDOUT`: no reply in time; the handler may still run. `EHOSTDOWN`: `dst` is
-/// not connected, or was lost before it replied. `EDEADLK`: in a short handler. `EINVAL`: no such
-/// peer, or [`Timeout::NoWait`]. `ESHUTDOWN`: KCCM stopped, here or there.
+/// down, or went down before it replied; the handler may have run, or may yet. `ENETRESET`: it was
+/// restarted before it replied; the handler may have run. `EDEADLK`: in a short handler. `EINVAL`: no
+/// such peer, or [`Timeout::NoWait`]. `ESHUTDOWN`: KCCM stopped, here or there.
 pub(crate) fn rcall_sync(
     dst: u32,
     func: u32,

@@ -126,6 +126,7 @@ same_structs! {
 
 same_functions! {
     kccm_send,
+    kccm_send_sync,
     kccm_recv: unsafe extern "C" fn(c_int, i64, *mut c_void, usize, *mut _, c_long) -> c_int,
     kccm_probe: unsafe extern "C" fn(c_int, i64, *mut _, c_long) -> c_int,
     kccm_register_handler: unsafe extern "C" fn(*const _) -> c_int,

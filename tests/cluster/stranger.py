@@ -50,15 +50,13 @@ class Stranger:
         """Send bytes."""
         self.machine.run(f"[ -p {self._name}.in ] && {self._put(data)} >{self._name}.in")
 
-    def send_repeated(self, data: bytes, times: int) -> None:
-        """Send the same bytes, which end in zeros, again and again.
+    def send_zeros(self, headers: list[bytes], length: int) -> None:
+        """Send each of these, followed by so many zeros.
 
         The other side may close the connection meanwhile.
         """
-        self.machine.write_file(f"{self._name}.data", data.rstrip(b"\0"))
-        self.machine.run(f"truncate -s {len(data)} {self._name}.data")
-        loop = f"i=0; while [ $i -lt {times} ]; do cat {self._name}.data; i=$((i + 1)); done"
-        self.machine.spawn(f"({loop}) >{self._name}.in")
+        frames = (f"{self._put(header)}; head -c {length} /dev/zero" for header in headers)
+        self.machine.spawn(f"({'; '.join(frames)}) >{self._name}.in")
 
     def finish(self) -> None:
         """Send no more: the other side sees the end of the stream."""
@@ -117,7 +115,15 @@ def impostor(cluster: Cluster, node: int) -> Iterator[Stranger]:
         server.stop()
 
 
+_incarnations = itertools.count(0x5712A96E)
+
+
 def hello(cluster: Cluster, source: int, to: int, /, **change: Any) -> bytes:
-    """The greeting with which node ``source`` would connect to node ``to``, or a change of it."""
-    good = wire.Greeting(cluster=cluster.name, source=source, to=to)
+    """The greeting with which node ``source`` would connect to node ``to``, or a change of it.
+
+    Each comes from another incarnation.
+    """
+    good = wire.Greeting(
+        cluster=cluster.name, source=source, to=to, incarnation=next(_incarnations)
+    )
     return replace(good, **change).encode()

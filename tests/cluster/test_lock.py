@@ -98,7 +98,9 @@ def locked(cluster3: Cluster) -> Iterator[Cluster]:
     cluster3.run_all(f"insmod /modules/{MODULE}.ko")
     wait_ready(cluster3, range(3))
     yield cluster3
-    cluster3.run_all(f"[ ! -d /sys/module/{MODULE} ] || rmmod {MODULE}")
+    # While another node takes its leave the module is in use for a moment.
+    again = f"while [ -d /sys/module/{MODULE} ] && ! rmmod {MODULE} 2>/dev/null; do sleep 0.1; done"
+    cluster3.run_all(again)
 
 
 def wait_ready(cluster: Cluster, nodes: Iterable[int]) -> None:

@@ -62,7 +62,7 @@ BAD_GREETINGS = [
     Bad("malformed greeting", {"incarnation": 0}),
     Bad("malformed greeting", {"dead_ms": 0}),
     Bad("malformed greeting", {"queue_bytes": 1}),
-    Bad("malformed greeting", {"granted": (1 << 40, 0)}),
+    Bad("malformed greeting", {"received": 5}),
     Bad("malformed greeting", {"cluster": ""}),
     Bad("malformed greeting", {"cluster": "two words"}),
 ]
@@ -196,6 +196,8 @@ def test_many_connections_at_once(cluster3: Cluster) -> None:
         jobs.append(crowd(HERE, of_a_peer + 20))
         both = of_strangers + of_a_peer + 1
         machine.wait_until(f"[ $({pending}) = {both} ]", timeout=60)
+        for node, kept in ((2, of_strangers), (HERE, of_a_peer)):
+            cluster3[node].wait_until(f"[ $(pidof nc | wc -w) = {kept} ]", timeout=60)
         wait_for_log_room(machine)
         for job in jobs:
             job.stop()
@@ -221,8 +223,12 @@ def speaker(cluster3: Cluster) -> Iterator[Cluster]:
 
 @contextmanager
 def greeted(cluster: Cluster, first: bytes = b"", **change: Any) -> Iterator[Stranger]:
-    """A client that is node 0 to the target, and sends ``first`` right after its greeting."""
-    with stranger(cluster, HERE, TARGET, hello(cluster, HERE, TARGET, **change) + first) as client:
+    """A client that is node 0 to the target, and sends ``first`` right after its greeting.
+
+    It is heard before that, as every peer must be.
+    """
+    said = hello(cluster, HERE, TARGET, **change) + wire.header(wire.PING) + first
+    with stranger(cluster, HERE, TARGET, said) as client:
         answer = client.greeting()
         assert answer.kind == wire.WELCOME and answer.source == TARGET and answer.to == HERE
         yield client
@@ -252,7 +258,7 @@ MALFORMED = {
 def test_malformed_frames_end_the_connection(speaker: Cluster) -> None:
     """A frame that makes no sense: a line in the log, a good-bye, the connection closed."""
     machine = speaker[TARGET]
-    bye = wire.header(wire.BYE, tag=4)
+    bye = wire.header(wire.BYE, ack=1, tag=4)
     with traffic(speaker, [TARGET, 2]):
         for name, (data, says) in MALFORMED.items():
             wait_for_log_room(machine)
@@ -317,7 +323,9 @@ def test_more_than_was_granted(speaker: Cluster) -> None:
     mark = machine.mark()
     with traffic(speaker, [TARGET, 2], size=1000):
         with greeted(speaker) as client:
-            client.send_repeated(wire.message(0x7FFF, bytes(length)), fit + 1)
+            numbers = range(1, fit + 2)
+            heads = [H(wire.MESSAGE, length, tag=0x7FFF, seq=number) for number in numbers]
+            client.send_zeros(heads, length)
             client.closed_within()
         expect_line(machine, mark, rf"lost node {HERE} \(.*\): EPROTO")
         assert int(speaker.peer(TARGET, HERE, "queued_bytes")) == fit * (length + 256)

@@ -17,6 +17,7 @@ HEADER_LEN = 40
 
 HELLO, WELCOME, REFUSAL = 1, 2, 3
 MESSAGE, CALL, CALL_SYNC, REPLY, CREDIT, PING, BYE = range(1, 8)
+SEQUENCED = (MESSAGE, CALL, CALL_SYNC, REPLY)
 
 _GREETING = struct.Struct("<4sHBBHHIQQQIIQQQQ64s")
 _HEADER = struct.Struct("<IBBHQQQIi")
@@ -33,6 +34,7 @@ REASONS = {
     7: "administratively down",
     8: "stopping",
     9: "malformed greeting",
+    10: "stale greeting",
 }
 
 
@@ -50,7 +52,7 @@ class Greeting:
     dead_ms: int = 3000
     incarnation: int = 0x5712A96E
     to_incarnation: int = 0
-    last_seq: int = 0
+    received: int = 0
     max_message: int = 16 << 20
     max_rcall: int = 1 << 20
     queue_bytes: int = 32 << 20
@@ -69,7 +71,7 @@ class Greeting:
             self.dead_ms,
             self.incarnation,
             self.to_incarnation,
-            self.last_seq,
+            self.received,
             self.max_message,
             self.max_rcall,
             self.queue_bytes,
@@ -91,7 +93,7 @@ class Greeting:
             dead_ms,
             incarnation,
             to_incarnation,
-            last_seq,
+            received,
             max_message,
             max_rcall,
             queue_bytes,
@@ -111,7 +113,7 @@ class Greeting:
             dead_ms=dead_ms,
             incarnation=incarnation,
             to_incarnation=to_incarnation,
-            last_seq=last_seq,
+            received=received,
             max_message=max_message,
             max_rcall=max_rcall,
             queue_bytes=queue_bytes,
@@ -124,16 +126,20 @@ def header(
     kind: int,
     length: int = 0,
     *,
+    seq: int | None = None,
+    ack: int = 0,
     flags: int = 0,
     reserved: int = 0,
     id: int = 0,  # noqa: A002 - the field's name
     tag: int = 0,
     arg: int = 0,
 ) -> bytes:
-    """A frame's header."""
-    return _HEADER.pack(length, kind, flags, reserved, 0, 0, id, tag, arg)
+    """A frame's header; where it needs a number, that of the first frame."""
+    if seq is None:
+        seq = 1 if kind in SEQUENCED else 0
+    return _HEADER.pack(length, kind, flags, reserved, seq, ack, id, tag, arg)
 
 
-def message(tag: int, payload: bytes) -> bytes:
+def message(tag: int, payload: bytes, seq: int = 1) -> bytes:
     """A whole message."""
-    return header(MESSAGE, len(payload), tag=tag) + payload
+    return header(MESSAGE, len(payload), tag=tag, seq=seq) + payload

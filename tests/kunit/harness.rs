@@ -596,11 +596,15 @@ impl Cluster {
                 return Err(complain("the cluster is not connected", e));
             }
         }
+        // What was lost a moment ago is still up.
+        for node in self.nodes() {
+            eventually(|| node.peers().iter().all(|p| p.snapshot().epoch > 0))?;
+        }
         Ok(())
     }
 }
 
-/// The session of a node with a peer, 0 for none.
+/// Which of its connections to a peer a node has, 0 for none.
 pub(super) fn epoch(node: &Node, peer: NodeId) -> u64 {
     node.peer(peer).map_or(0, |p| p.snapshot().epoch)
 }
@@ -609,6 +613,12 @@ pub(super) fn epoch(node: &Node, peer: NodeId) -> u64 {
 #[track_caller]
 pub(super) fn sees_down(node: &Node, peer: NodeId) -> Result {
     eventually(|| !node.peer(peer).is_some_and(|p| p.is_up()))
+}
+
+/// Waits until a node has lost its connection to another.
+#[track_caller]
+pub(super) fn sees_lost(node: &Node, peer: NodeId) -> Result {
+    eventually(|| epoch(node, peer) == 0)
 }
 
 // ---- Messages.

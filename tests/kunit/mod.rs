@@ -13,6 +13,7 @@
 //! | `sendrecv` | messages: figures 2 and 3, order, wildcards, bounds (P5, P6, P7)       |
 //! | `rcall`    | remote calls, short and long, with and without reply (P5, P8, P9)      |
 //! | `handlers` | registering functions, and taking them back                            |
+//! | `session`  | exactly once and in order, across connections and restarts             |
 //! | `recovery` | peers that break, fall silent, come back; events (P2, P11)             |
 //! | `netns`    | nodes in network namespaces of their own, and cuts between them        |
 //! | `noio`     | nothing that is allocated may wait for I/O                             |
@@ -34,6 +35,7 @@ mod rcall;
 mod recovery;
 mod refusal;
 mod sendrecv;
+mod session;
 mod sys;
 mod teardown;
 

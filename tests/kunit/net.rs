@@ -13,14 +13,18 @@ use super::harness::{
 use super::sys;
 use crate::config::NodeId;
 use crate::conn::frame::{
+    Bounds,
     Header,
+    Numbers,
     HEADER_LEN, //
 };
+use crate::conn::frame::tests::PING;
 use crate::conn::hello;
 use crate::conn::hello::{
     Answer,
     Identity,
-    Refusal, //
+    Refusal,
+    Standing, //
 };
 use crate::conn::tcp::Tcp;
 use crate::conn::transport::{
@@ -618,7 +622,7 @@ impl Notify for GatedNotify {
 
 /// A sign of life, as often as it fits.
 fn fill_with_pings(buf: &mut [u8]) -> usize {
-    let ping = Header::Ping.encode();
+    let ping = PING.encode(Numbers::default());
     let mut frames = buf.chunks_exact_mut(HEADER_LEN);
     let mut n = 0;
     for frame in &mut frames {
@@ -683,8 +687,22 @@ impl Link for GatedLink {
 
 // ---- Somebody who is no node.
 
+/// Where somebody stands who has no session yet.
+pub(super) fn anew(me: &Identity) -> Standing {
+    Standing {
+        granted: me.windows,
+        ..Standing::default()
+    }
+}
+
 /// A connection that says what it is told to.
-pub(super) struct Client(KBox<dyn Link>);
+pub(super) struct Client {
+    link: KBox<dyn Link>,
+    /// The number of the last frame that has one.
+    seq: Atomic<u64>,
+    /// What the node had received when it welcomed this.
+    received: Atomic<u64>,
+}
 
 impl Client {
     /// A connection to a node.
@@ -694,16 +712,38 @@ impl Client {
         let link = Tcp::new(Net::current()).connect(&from, &to).here()?;
         // If it has been closed meanwhile, that will show.
         eventually(|| link.status() != Err(EINPROGRESS))?;
-        Ok(Self(link))
+        Ok(Self::over(link))
+    }
+
+    fn over(link: KBox<dyn Link>) -> Self {
+        Self {
+            link,
+            seq: Atomic::new(0),
+            received: Atomic::new(0),
+        }
     }
 
     /// A connection to node `to` that is established, as with the node `me`.
     #[track_caller]
     pub(super) fn join(cluster: &Cluster, me: &Identity, to: NodeId) -> Result<Self> {
+        Self::join_at(cluster, me, to, anew(me))
+    }
+
+    /// The same, in some session.
+    #[track_caller]
+    pub(super) fn join_at(
+        cluster: &Cluster,
+        me: &Identity,
+        to: NodeId,
+        standing: Standing,
+    ) -> Result<Self> {
         let client = Self::connect(cluster.ip(me.id), cluster.addr(to))?;
-        client.say(&hello::hello(me, to, 0, me.windows))?;
+        client.say(&hello::hello(me, to, standing))?;
         match client.answer(me, to)? {
-            None => Ok(client),
+            None => {
+                client.say(&client.frame(PING))?;
+                Ok(client)
+            }
             Some(refusal) => Err(refusal.errno()).here(),
         }
     }
@@ -713,17 +753,55 @@ impl Client {
     pub(super) fn answer(&self, me: &Identity, to: NodeId) -> Result<Option<Refusal>> {
         let bytes = self.hear().here()?;
         match hello::check_answer(&bytes, me, to) {
-            Ok(Answer::Welcome(_)) => Ok(None),
+            Ok(Answer::Welcome(greeting)) => {
+                self.received.store(greeting.standing.received, Relaxed);
+                Ok(None)
+            }
             Ok(Answer::Refused(refusal)) => Ok(Some(refusal)),
             Err(_) => Err(EPROTO).here(),
+        }
+    }
+
+    /// What the node had received when it welcomed this.
+    pub(super) fn welcome_received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// Waits for a message of eight bytes. Returns its number and what is in it.
+    #[track_caller]
+    pub(super) fn hear_message(&self) -> Result<(u64, u64)> {
+        const BOUNDS: Bounds = Bounds {
+            message: 8,
+            rcall: 0,
+        };
+        loop {
+            let bytes = self.hear::<HEADER_LEN>().here()?;
+            if let Ok(Header::Message { len: 8, .. }) = Header::parse(&bytes, BOUNDS) {
+                let seq = bytes[8..16].first_chunk().ok_or(EIO)?;
+                let body = self.hear().here()?;
+                return Ok((u64::from_le_bytes(*seq), u64::from_le_bytes(body)));
+            }
         }
     }
 
     /// Waits for a frame without a payload; what comes before it has none either.
     #[track_caller]
     pub(super) fn wait_for(&self, frame: Header) -> Result {
-        while self.hear().here()? != frame.encode() {}
+        const BOUNDS: Bounds = Bounds {
+            message: 0,
+            rcall: 1 << 20,
+        };
+        while Header::parse(&self.hear().here()?, BOUNDS) != Ok(frame) {}
         Ok(())
+    }
+
+    /// The next frame, but for its payload. It acknowledges nothing.
+    pub(super) fn frame(&self, header: Header) -> [u8; HEADER_LEN] {
+        let seq = match header.is_sequenced() {
+            true => self.seq.fetch_add(1, Relaxed) + 1,
+            false => 0,
+        };
+        header.encode(Numbers { seq, ack: 0 })
     }
 
     /// Says something.
@@ -737,7 +815,7 @@ impl Client {
         let mut said = 0;
         let mut result = Ok(());
         eventually(|| {
-            match self.0.send(&[&bytes[said..]]) {
+            match self.link.send(&[&bytes[said..]]) {
                 Ok(n) => said += n,
                 Err(e) if e == EAGAIN => {}
                 Err(e) => result = Err(e),
@@ -753,7 +831,7 @@ impl Client {
         let mut heard = 0;
         let begin = clock::now();
         while heard < N {
-            match self.0.recv(&mut bytes[heard..]) {
+            match self.link.recv(&mut bytes[heard..]) {
                 Ok(0) => return Err(ECONNRESET),
                 Ok(n) => heard += n,
                 Err(e) if e != EAGAIN => return Err(e),
@@ -768,7 +846,7 @@ impl Client {
     pub(super) fn is_closed(&self) -> bool {
         let mut buf = [0; 64];
         loop {
-            match self.0.recv(&mut buf) {
+            match self.link.recv(&mut buf) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(e) => return e != EAGAIN,
@@ -785,7 +863,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.0.close(true);
+        self.link.close(true);
     }
 }
 
@@ -817,7 +895,7 @@ impl Trap {
             !matches!(caught, Err(EAGAIN))
         })?;
         let (link, _) = caught.here()?;
-        Ok(Client(link))
+        Ok(Client::over(link))
     }
 }
 

@@ -508,9 +508,9 @@ mod tests {
         cluster.stop(2);
         let (node, caller) = cluster.pair()?;
         register(&caller, LONG, Class::Long, |_| 0)?;
-        let message = [0; SMALL_MESSAGE];
+        let message = &[0; SMALL_MESSAGE];
         for _ in 0..SMALL_ROOM {
-            node.send(1, 1, &message, Timeout::NoWait).here()?;
+            node.send(1, 1, message, Timeout::NoWait).here()?;
         }
         in_short_handler(&cluster, |node| {
             check_eq!(call(node, 1, LONG), Err(EDEADLK));

@@ -306,8 +306,8 @@ mod tests {
             };
             result.map_or_else(|e| e.to_errno(), |()| 0)
         })?;
-        let message = [0; SMALL_MESSAGE];
-        while node.send(0, TAG, &message, Timeout::NoWait).is_ok() {}
+        let message = &[0; SMALL_MESSAGE];
+        while node.send(0, TAG, message, Timeout::NoWait).is_ok() {}
         let mut jobs = KVec::new();
         for which in 0..5_u8 {
             let caller = caller.clone();
