@@ -51,6 +51,11 @@ test: setup
 	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
 	@$(with_env) exec $(PYTHON) scripts/run_tests.py $(if $(ONLY),--only '$(ONLY)')
 
+PHONY += model
+model:
+	@scripts/setup.sh --model
+	@scripts/model.sh $(if $(ONLY),--only '$(ONLY)')
+
 PHONY += clippy
 clippy: setup
 	@scripts/kernel/modules.sh clippy $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
@@ -114,6 +119,8 @@ help:
 	@echo '  modules_install  - install it                            running kernel'"'"'s), LLVM=...'
 	@echo
 	@echo 'Working on it (with the kernel of the project unless KDIR is given):'
+	@echo '  model            - check the model of the protocol with spin ONLY=name (one check, with'
+	@echo '                     the steps that lead to what is wrong)'
 	@echo '  clippy           - lint the Rust code, warnings are errors'
 	@echo '  rustfmtcheck     - check the format of the Rust code; rustfmt applies it'
 	@echo '  check            - rustfmtcheck, shellcheck and kernel-doc'

@@ -21,6 +21,7 @@ Usage: scripts/setup.sh [OPTIONS]
   --debug-kernel  also build the kernel with KASAN and lockdep
   --kdir DIR      use this kernel build tree instead of building one
   --tools         packages, Rust and bindgen only, no kernel
+  --model         only what \`make model\` needs
   --update        fetch the newest 7.3.x kernel source, even if one is there
   -h, --help      this text
 
@@ -31,7 +32,7 @@ END
 }
 
 # Options
-debug_kernel='' given_kdir='' tools_only='' update=''
+debug_kernel='' given_kdir='' tools_only='' model_only='' update=''
 
 # os_release <name>: a field of the system's description.
 os_release() {
@@ -229,6 +230,34 @@ do_packages() {
 		read -ra llvm <<<"$(llvm_packages "$version")"
 		missing+=("${llvm[@]}")
 	fi
+	install_packages "${missing[@]}"
+}
+
+# What checks the model, which needs nothing of the above.
+model_packages=(make gcc libc6-dev spin)
+
+check_model() {
+	local command
+	step_title="spin"
+	step_hint="see whether \`apt-get update\` and \`apt-get install\` work on this machine, then run this again"
+	if ! command -v dpkg-query >/dev/null; then
+		for command in gcc spin; do
+			command -v "$command" >/dev/null ||
+				die "This set-up installs packages on Debian 12 and 13; here, please install: $command"
+		done
+		return
+	fi
+	mapfile -t missing < <(missing_packages "${model_packages[@]}")
+	# For missing_names.
+	llvm_version=none
+	[ "${#missing[@]}" -eq 0 ]
+}
+
+prepare_model() {
+	prepare_packages
+}
+
+do_model() {
 	install_packages "${missing[@]}"
 }
 
@@ -623,6 +652,7 @@ parse_options() {
 			shift
 			;;
 		--tools) tools_only=yes ;;
+		--model) model_only=yes ;;
 		--update) update=yes ;;
 		-h | --help)
 			usage
@@ -661,6 +691,11 @@ main() {
 	trap interrupted INT TERM HUP
 	trap end_progress EXIT
 
+	# Not even the cache is needed when it is there.
+	if [ -n "$model_only" ] && check_model; then
+		return
+	fi
+
 	own_build
 	mkdir -p "$KCCM_CACHE" "$KCCM_LOGS"
 	# One at a time. What a killed one left running holds the lock until it ends.
@@ -670,6 +705,10 @@ main() {
 		flock "$lock"
 	fi
 
+	if [ -n "$model_only" ]; then
+		step model model
+		return
+	fi
 	if [ -n "$tools_only" ]; then
 		steps_total=3
 	elif [ -n "$given_kdir" ]; then
