@@ -706,12 +706,7 @@ impl Listener<'_> {
     }
 
     /// Handles a frame by its kind. Returns what there is no memory for now.
-    fn handle(
-        &self,
-        conn: &Arc<Conn>,
-        peer: &Arc<Peer>,
-        frame: Frame,
-    ) -> Result<Option<Held>> {
+    fn handle(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
         let session = conn.session().ok_or(EPROTO)?;
         let seq = frame.numbers.seq;
         if !self.sensible(peer, conn, session.receive(frame.numbers))? {

@@ -115,7 +115,9 @@ pub(crate) fn run(node: &Arc<Node>) {
                 Some((conn, peer_dead_ms)) => Some(beat(node, peer, &conn, peer_dead_ms)),
                 None => peer.deadline(),
             };
-            let owed = peer.session().and_then(|session| session.acknowledge_late(now));
+            let owed = peer
+                .session()
+                .and_then(|session| session.acknowledge_late(now));
             for time in [next, node.check_down(peer), owed].into_iter().flatten() {
                 deadline = deadline.min(time);
             }

@@ -975,7 +975,13 @@ pub(crate) mod tests {
     fn numbers_come_back() {
         for ((header, _), sequenced) in KINDS.into_iter().zip([1, 1, 1, 1, 0, 0, 0]) {
             assert_eq!(header.is_sequenced(), sequenced == 1);
-            for (seq, ack) in [(0, 0), (1, 0), (0, 1), (u64::MAX, u64::MAX), (1 << 32, 1 << 31)] {
+            for (seq, ack) in [
+                (0, 0),
+                (1, 0),
+                (0, 1),
+                (u64::MAX, u64::MAX),
+                (1 << 32, 1 << 31),
+            ] {
                 let numbers = Numbers { seq, ack };
                 let bytes = header.encode(numbers);
                 assert_eq!(Header::parse(&bytes, BOUNDS), Ok(header));
@@ -995,7 +1001,10 @@ pub(crate) mod tests {
         put(&mut assembler, &message(0).encode(numbers));
         let first = assembler.next(WIDE).map_err(|_| EIO)?;
         assert_eq!(first.map(|f| f.numbers), Some(numbers));
-        put(&mut assembler, &message(0).encode(Numbers { seq: 0, ack: 77 }));
+        put(
+            &mut assembler,
+            &message(0).encode(Numbers { seq: 0, ack: 77 }),
+        );
         let next = assembler.next(WIDE);
         assert!(next.is_err_and(|stop| stop == Stop::Malformed(Malformed::Field)));
         Ok(())

@@ -221,7 +221,10 @@ mod tests {
         assert_eq!(outbox.acked(), 0);
         // What a connection has been given may have got there.
         let third = outbox.fill().ok_or(ENOENT)?;
-        assert_eq!(numbers(outbox.acknowledge(3).map_err(|_| EPROTO)?)?[..], [1, 2]);
+        assert_eq!(
+            numbers(outbox.acknowledge(3).map_err(|_| EPROTO)?)?[..],
+            [1, 2]
+        );
         // It was faster than whoever sends; the frame need not be kept.
         assert!(outbox.sent(third).is_some());
         Ok(())

@@ -597,12 +597,7 @@ impl Peer {
     }
 
     /// The connection has ended, established or not.
-    pub(crate) fn lost(
-        &self,
-        conn: &Arc<Conn>,
-        error: Error,
-        refusal: Option<Refusal>,
-    ) -> Lost {
+    pub(crate) fn lost(&self, conn: &Arc<Conn>, error: Error, refusal: Option<Refusal>) -> Lost {
         let mut inner = self.inner.lock();
         if !inner.is_current(conn) {
             return Lost::Stale;
@@ -645,7 +640,10 @@ impl Peer {
         }
         inner.down = true;
         let incarnation = inner.incarnation;
-        let session = inner.flow.as_mut().map(|flow| (flow.turn_away(), flow.session.clone()));
+        let session = inner
+            .flow
+            .as_mut()
+            .map(|flow| (flow.turn_away(), flow.session.clone()));
         drop(inner);
         if let Some((waiters, session)) = session {
             tell(waiters);
@@ -939,7 +937,9 @@ impl Inner {
     /// Where this node stands in the session, or would in a new one.
     fn standing(&mut self) -> Standing {
         match &self.flow {
-            Some(flow) => flow.session.standing([0, 1].map(|i: usize| self.recv[i].total())),
+            Some(flow) => flow
+                .session
+                .standing([0, 1].map(|i: usize| self.recv[i].total())),
             None => Standing {
                 granted: [0, 1].map(|i: usize| self.recv[i].restart()),
                 ..Standing::default()

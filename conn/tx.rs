@@ -91,7 +91,9 @@ impl Blank {
         charge: Option<Charge>,
         kept: Option<Kept>,
     ) -> ListArc<OutFrame> {
-        let frame = self.0.pin_init_with(OutFrame::init(header, payload, charge, kept));
+        let frame = self
+            .0
+            .pin_init_with(OutFrame::init(header, payload, charge, kept));
         match frame {
             Ok(frame) => ListArc::from(frame),
             Err(never) => match never {},

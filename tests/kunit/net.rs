@@ -12,13 +12,13 @@ use super::harness::{
 };
 use super::sys;
 use crate::config::NodeId;
+use crate::conn::frame::tests::PING;
 use crate::conn::frame::{
     Bounds,
     Header,
     Numbers,
     HEADER_LEN, //
 };
-use crate::conn::frame::tests::PING;
 use crate::conn::hello;
 use crate::conn::hello::{
     Answer,

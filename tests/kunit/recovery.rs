@@ -496,11 +496,7 @@ mod tests {
         sees_lost(&node, 0)?;
         let _fourth = Client::join(&cluster, &me(8)?, 1)?;
         eventually(|| epoch(&node, 0) == 3)?;
-        let expected = [
-            (0, Event::Up, 7),
-            (0, Event::Down, 7),
-            (0, Event::Up, 8),
-        ];
+        let expected = [(0, Event::Up, 7), (0, Event::Down, 7), (0, Event::Up, 8)];
         eventually(|| about(0) == expected.len() && about(2) == 1)?;
         check!(told.lock().iter().filter(|told| told.0 == 0).eq(&expected));
         undisturbed(&node, &other)

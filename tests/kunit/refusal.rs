@@ -14,14 +14,14 @@ use crate::config::{
     NodeId, //
 };
 use crate::conn::credit::Lane;
+use crate::conn::frame::tests::PING;
 use crate::conn::frame::{
     Bye,
     Header,
-    Outcome,
     Numbers,
+    Outcome,
     HEADER_LEN, //
 };
-use crate::conn::frame::tests::PING;
 use crate::conn::hello;
 use crate::conn::hello::{
     Bytes,
@@ -434,7 +434,9 @@ mod tests {
         waiting(&node, SMALL_ROOM, 0)?;
         // A grant of more than there can be room for.
         let limit = me.windows[0] + 1;
-        for (run, (limit, good)) in (8..).zip([(limit - 1, true), (limit, false), (u64::MAX, false)]) {
+        for (run, (limit, good)) in
+            (8..).zip([(limit - 1, true), (limit, false), (u64::MAX, false)])
+        {
             let me = cluster.stranger(0, run)?;
             let client = Client::join(&cluster, &me, 1)?;
             eventually(|| epoch(&node, 0) > 0)?;

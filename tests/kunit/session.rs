@@ -129,7 +129,11 @@ mod tests {
         jobs.push(spawn(call_each)?, GFP_KERNEL)?;
         let mut breaks = 0;
         while jobs.iter().any(|job| !job.is_done()) {
-            let (node, other) = if breaks % 2 == 0 { (&zero, &one) } else { (&one, &zero) };
+            let (node, other) = if breaks % 2 == 0 {
+                (&zero, &one)
+            } else {
+                (&one, &zero)
+            };
             break_once(node, other)?;
             breaks += 1;
             pause(5);
@@ -249,7 +253,10 @@ mod tests {
             // Acknowledgements do not come through.
             gate.set_deaf(true);
             send_numbers(&from, 1, 0..5)?;
-            check_eq!(from.peer(1).map(|p| p.snapshot().kept), Some([5 * (256 + 8), 5]));
+            check_eq!(
+                from.peer(1).map(|p| p.snapshot().kept),
+                Some([5 * (256 + 8), 5])
+            );
             let more = |timeout| from.send(1, TAG, &5_u64.to_le_bytes(), timeout);
             check_eq!(more(Timeout::NoWait), Err(EAGAIN));
             check_eq!(more(Timeout::After(20)), Err(ETIMEDOUT));
@@ -417,7 +424,10 @@ mod tests {
         waiting(&node, 1, 0)?;
         eventually(|| node.pool.counts().0 == 1)?;
         // What this node waits for.
-        while node.send(0, TAG, &[0; SMALL_MESSAGE], Timeout::NoWait).is_ok() {}
+        while node
+            .send(0, TAG, &[0; SMALL_MESSAGE], Timeout::NoWait)
+            .is_ok()
+        {}
         let jobs = [
             spawn({
                 let node = node.clone();
