@@ -46,6 +46,8 @@ class Place:
     kdir: Path
     bin: Path
     variables: dict[str, str] = field(default_factory=dict)
+    # What was in the tree before anything was built.
+    sources: set[str] = field(default_factory=set)
 
     def program(self, name: str, says: str) -> None:
         """Put a program on PATH, in the place of another of that name."""
@@ -249,11 +251,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     if not kdir:
         pytest.skip("no kernel build tree: make setup")
     tree = copy_tree(tmp_path_factory.mktemp("built"))
+    sources = files(tree)
     # The tools that the kernel was built with.
     (tree / "build").mkdir()
     shutil.copy(settings.BUILD / "env.sh", tree / "build")
     variables = {name: os.environ[name] for name in ("PATH", "HOME")}
-    place = Place(tree, Path(kdir), tree, variables)
+    place = Place(tree, Path(kdir), tree, variables, sources)
     result = place.make(f"KDIR={kdir}")
     assert result.returncode == 0, result.stdout
     yield place
@@ -281,12 +284,11 @@ def test_modules_install(built: Place, tmp_path: Path) -> None:
     assert modules == {Path("lib/modules") / release / "updates/kccm.ko"}
 
 
-def test_clean(built: Place, tmp_path: Path) -> None:
+def test_clean(built: Place) -> None:
     """`make clean` leaves the sources, whether the kernel is still there or not."""
-    sources = files(copy_tree(tmp_path / "sources"))
-    assert files(built.tree) > sources
+    assert files(built.tree) > built.sources
     (built.tree / "build/log").mkdir()
     (built.tree / "build/log/x.log").write_text("")
     result = built.make("clean")
     assert result.returncode == 0, result.stdout
-    assert files(built.tree) == sources
+    assert files(built.tree) == built.sources
