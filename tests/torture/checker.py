@@ -249,8 +249,8 @@ class Life:
         # Where others are first known to be up, and to answer calls: by their incarnations.
         self.first_up: dict[int, int] = {}
         self.answering: dict[int, int] = {}
-        # What begins after a place in this history: node and number of a life.
-        self.starting: list[tuple[int, int, int]] = []
+        # After which place here others began: by node and number of the life.
+        self.starting: dict[tuple[int, int], int] = {}
         self.stop = _NEVER
         self.final: dict[int, int] = {}  # by node, the incarnation that is up at the end
         self.is_final = False
@@ -332,7 +332,7 @@ class Checker:
         if life is None or life.over:
             return
         if kind == Kind.STARTING:
-            life.starting.append((at, node, number))
+            life.starting[node, number] = at
         elif kind == Kind.DIED:
             life.over = True
 
@@ -439,7 +439,7 @@ class Checker:
         """Join what one incarnation has received with what others have sent."""
         streams: dict[tuple[int, int | None], _Stream] = {}
         late: dict[tuple[int, bool], int] = defaultdict(int)
-        replaced: dict[int, int] = {}
+        bounds: dict[int, tuple[int, int]] = {}
         deliveries = receiver.deliveries
         for i, number in enumerate(deliveries.number):
             kind = deliveries.kind[i]
@@ -453,16 +453,17 @@ class Checker:
             stream = streams.get((sender.index, order))
             if stream is None:
                 stream = streams[sender.index, order] = _Stream(sender, receiver, order)
+                started = sender.starting.get((receiver.node, receiver.number), -1)
+                bounds[sender.index] = self._replaced(receiver, sender), started
             stream.numbers.append(number)
-            if sender.index not in replaced:
-                replaced[sender.index] = self._replaced(receiver, sender)
-            if deliveries.began[i] >= replaced[sender.index]:
+            replaced, started = bounds[sender.index]
+            if deliveries.began[i] >= replaced:
                 if kind == Kind.RUN:
                     late[sender.index, order is not None] += 1
                 else:
                     self._old(receiver, sender, number, "was received, which is up no more")
-            if ended := operations.end[number]:
-                self._check_start(sender, receiver, number, ended)
+            if 0 < operations.end[number] <= started:
+                self._old(receiver, sender, number, "was sent before this incarnation began")
         for (index, short), count in late.items():
             # A handler may have been called and not have come to write.
             if count > (self.bounds.listeners if short else self.bounds.long_handlers):
@@ -530,12 +531,6 @@ class Checker:
             ),
             default=_NEVER,
         )
-
-    def _check_start(self, sender: Life, receiver: Life, number: int, ended: int) -> None:
-        """What was sent before an incarnation began was sent to the one before it."""
-        for at, node, life in sender.starting:
-            if ended <= at and node == receiver.node and life == receiver.number:
-                self._old(receiver, sender, number, "was sent before this incarnation began")
 
     def _old(self, receiver: Life, sender: Life, number: int, why: str) -> None:
         text = f"{receiver}: {_describe(sender, number)} of {sender} {why}"
@@ -670,15 +665,19 @@ class _Sessions:
 
     def __init__(self, lives: list[Life], streams: list[_Stream]) -> None:
         self._sessions: dict[tuple[int, int], list[_Session]] = defaultdict(list)
-        by_pair: dict[tuple[int, int], list[_Stream]] = defaultdict(list)
+        of_sender: dict[int, dict[int, list[_Stream]]] = defaultdict(dict)
         for stream in streams:
-            by_pair[stream.sender.index, stream.receiver.index].append(stream)
+            pair = of_sender[stream.sender.index].setdefault(stream.receiver.index, [])
+            pair.append(stream)
+        indices = {life.incarnation: life.index for life in lives}
         for sender in lives:
-            for receiver in lives:
-                if sender.node != receiver.node:
-                    of_pair = by_pair[sender.index, receiver.index]
-                    session = self._make(sender, receiver, of_pair)
-                    self._sessions[sender.index, receiver.node].append(session)
+            had = of_sender[sender.index]
+            heard = {indices[i] for i in sender.first_up if i in indices}
+            # Of all others it has not heard, nor have they had anything from it.
+            for index in sorted(heard | set(had)):
+                receiver = lives[index - 1]
+                session = self._make(sender, receiver, had.get(index, []))
+                self._sessions[sender.index, receiver.node].append(session)
 
     @staticmethod
     def _make(sender: Life, receiver: Life, streams: list[_Stream]) -> _Session:
