@@ -8,8 +8,13 @@ FLAVOUR ?= base
 $(if $(filter base debug,$(FLAVOUR)),,$(error FLAVOUR=$(FLAVOUR): it must be base or debug))
 NODES ?= 3
 ONLY ?=
+# Of a torture run: seconds, what the schedule is made from (default: something
+# new), and which kinds of faults it has (default: all).
+DURATION ?= 60
+SEED ?=
+KINDS ?=
 
-# Demo, test, clippy and doc bring their own kernel, unless KDIR names one.
+# Demo, test, torture, clippy and doc bring their own kernel, unless KDIR names one.
 setup_flags := $(if $(filter debug,$(FLAVOUR)),--debug-kernel) $(if $(KDIR),--kdir '$(KDIR)')
 
 # Kbuild in the tree KDIR, after a check that it can build these modules.
@@ -55,6 +60,12 @@ PHONY += model
 model:
 	@scripts/setup.sh --model
 	@scripts/model.sh $(if $(ONLY),--only '$(ONLY)')
+
+PHONY += torture
+torture: setup
+	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@$(with_env) exec $(PYTHON) scripts/torture.py --nodes '$(NODES)' --duration '$(DURATION)' \
+		$(if $(SEED),--seed '$(SEED)') $(if $(KINDS),--kinds '$(KINDS)')
 
 PHONY += clippy
 clippy: setup
@@ -111,6 +122,8 @@ help:
 	@echo 'In QEMU, with a kernel of the project (the first run builds it: about 10 minutes):'
 	@echo '  demo             - boot a cluster and show it at work    NODES=n (2 to 8, default 3)'
 	@echo '  test             - run every test                        ONLY=name (those that match)'
+	@echo '  torture          - do everything to a cluster    DURATION=seconds SEED=s NODES=n (3 to 5)'
+	@echo '                     that can befall one, and prove that nothing was lost'
 	@echo '  setup            - only install and build what those need'
 	@echo '                     FLAVOUR=debug: on a kernel with KASAN and lockdep (slow)'
 	@echo

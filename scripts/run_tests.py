@@ -3,7 +3,7 @@
 """Runs every test of KCCM: KUnit in a guest, and the others with pytest.
 
 The work is cut into units, the KUnit module and each file of tests/cluster and
-tests/host, of which ``--jobs`` run side by side. The last line of the output is
+tests/host and tests/torture, of which ``--jobs`` run side by side. The last line of the output is
 ``N passed, N failed``; the exit status is 0 only if tests ran and none failed.
 """
 
@@ -33,8 +33,10 @@ from cluster.machine import Machine, MachineSpec
 from cluster.rundir import RunDir
 from cluster.settings import Flavour, HarnessError
 
-# Where pytest's tests are: those on clusters, and those that need no guest.
-PYTEST_FOLDERS = (settings.TREE / "tests" / "cluster", settings.TREE / "tests" / "host")
+# Where there are files of tests for pytest: those on clusters, and those that need no guest.
+TEST_FOLDERS = tuple(settings.TREE / "tests" / name for name in ("cluster", "host", "torture"))
+# Those whose tests are so many, and so quick, that only the failed ones are shown.
+QUICK_TESTS = frozenset({"test_checker.py", "test_schedule.py", "test_switch.py", "test_rings.py"})
 LOG_DIR = settings.BUILD / "log"
 
 KUNIT_MODULE = "kccm_kunit"
@@ -344,15 +346,18 @@ class KunitRun:
         self._report.add(Outcome(f"{self.name}:{what}", "fail", seconds, text))
 
 
-# Pytest.
+# The tests in Python.
 
 
 class PytestRun:
     """Runs one file of tests in a pytest of its own."""
 
     def __init__(self, path: Path, selection: Selection, report: Report) -> None:
-        self.name = f"{path.parent.name}/{path.name}"
+        self._folder = path.parent.name
+        self.name = f"{self._folder}/{path.name}"
         self._path = path
+        self._shown = path.name not in QUICK_TESTS
+        self._passed = 0
         self._selection = selection
         self._report = report
         self._pending: list[str] = []
@@ -374,6 +379,8 @@ class PytestRun:
         status = child.wait()
         if not self._ended:
             self._lost(f"pytest ended with status {status}: see {log}")
+        if not self._shown and self._passed:
+            self._report.step(f"{self.name}: {self._passed} passed")
 
     def _command(self, events: int) -> list[str]:
         variables = {
@@ -388,7 +395,7 @@ class PytestRun:
         return ["env", f"--chdir={settings.TREE}", *assignments, *pytest]
 
     def _take(self, event: dict[str, object]) -> None:
-        """Act upon one event of tests/cluster/conftest.py."""
+        """Act upon one event of tests/conftest.py."""
         kind, test = event["event"], self._test(str(event.get("test", "")))
         if kind == "collected":
             tests = event["tests"]
@@ -400,7 +407,9 @@ class PytestRun:
             if test in self._pending:
                 self._pending.remove(test)
             seconds = float(str(event["seconds"]))
-            self._report.add(Outcome(test, str(event["status"]), seconds, str(event["text"])))
+            outcome = Outcome(test, str(event["status"]), seconds, str(event["text"]))
+            self._passed += outcome.status == "pass"
+            self._report.add(outcome, self._shown)
         elif kind == "end":
             self._ended = True
             # Interrupted (2) and worse leave tests behind; 5 is "nothing selected".
@@ -408,8 +417,7 @@ class PytestRun:
                 self._lost(f"pytest ended with status {event['status']}")
 
     def _test(self, nodeid: str) -> str:
-        folder = self._path.parent.name
-        return re.sub(rf"^(tests/)?({folder}/)?", f"{folder}/", nodeid)
+        return re.sub(rf"^(tests/)?({self._folder}/)?", f"{self._folder}/", nodeid)
 
     def _lost(self, why: str) -> None:
         for test in self._pending or [self.name]:
@@ -426,8 +434,10 @@ def units(arguments: argparse.Namespace, report: Report) -> list[KunitRun | Pyte
     if arguments.debug and flavours[0].name != "debug":
         flavours.append(settings.flavour("debug"))
     todo: list[KunitRun | PytestRun] = [KunitRun(f, selection, report) for f in flavours]
-    files = (path for folder in PYTEST_FOLDERS for path in sorted(folder.glob("test_*.py")))
-    todo += [PytestRun(path, selection, report) for path in files]
+    paths = [path for folder in TEST_FOLDERS for path in sorted(folder.glob("test_*.py"))]
+    # It takes by far the longest.
+    paths.sort(key=lambda path: path.name != "test_torture.py")
+    todo += [PytestRun(path, selection, report) for path in paths]
     return todo
 
 
@@ -479,7 +489,7 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         default=2,
         metavar="N",
-        help="how many units (KUnit, files of cluster tests) run side by side (default: 2)",
+        help="how many units (KUnit, files of tests) run side by side (default: 2)",
     )
     parser.add_argument(
         "--debug", action="store_true", help="run KUnit in the debug kernel too (KASAN, lockdep)"

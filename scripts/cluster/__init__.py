@@ -26,7 +26,8 @@ from .console import ConsoleTimeout
 from .image import Image
 from .machine import Machine, MachineSpec, Unclean
 from .settings import HarnessError, flavour
-from .switch import Switch
+from .switch import Link, Switch
+from .switchd import Weather
 
 __all__ = [
     "Cluster",
@@ -38,11 +39,13 @@ __all__ = [
     "HarnessError",
     "Image",
     "Job",
+    "Link",
     "Machine",
     "MachineSpec",
     "Result",
     "Switch",
     "Unclean",
+    "Weather",
     "address",
     "flavour",
 ]

@@ -44,7 +44,10 @@ class Cluster:
 
     ``modules`` are the kernel modules in the guests' image (default: all of
     ours that are built); ``tools`` are programs of the host to put there too,
-    such as ``ip``, ``tc`` or ``ss``. Logs are in ``folder``.
+    such as ``ip``, ``tc`` or ``ss``. Logs are in ``folder``, which is called
+    ``name`` and is in ``parent``. With ``shared``, each machine shares the file
+    of that name in its folder with its guest, see MachineSpec; it has to be
+    there when the machine boots.
     """
 
     def __init__(
@@ -59,12 +62,15 @@ class Cluster:
         mtu: int = 1500,
         append: str = "",
         flavour: settings.Flavour | None = None,
+        parent: Path = settings.RUN_DIR,
+        shared: str = "",
     ) -> None:
         self.name = name
         self.flavour = flavour or settings.flavour()
         self.accel = accelerator(self.flavour.bzimage)
         self.image = Image.build(self.flavour.modules() if modules is None else modules, tools)
-        self._run_dir = RunDir(name)
+        self._run_dir = RunDir(name, parent)
+        self._shared = shared
         self.folder = self._run_dir.path
         common = MachineSpec(
             name=name,
@@ -82,7 +88,9 @@ class Cluster:
     def _node_spec(self, common: MachineSpec, node: int) -> MachineSpec:
         name = f"node{node}"
         folder = self.folder / name
-        return replace(common, name=f"{folder.parent.name}/{name}", node_id=node, folder=folder)
+        shared = folder / self._shared if self._shared else None
+        full_name = f"{folder.parent.name}/{name}"
+        return replace(common, name=full_name, node_id=node, folder=folder, shared=shared)
 
     def __enter__(self) -> Cluster:
         try:

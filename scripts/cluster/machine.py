@@ -44,7 +44,9 @@ class MachineSpec:
     """What a machine is made of.
 
     ``append`` is added to the kernel command line; ``kunit`` lets modules run
-    KUnit suites (and the kernel its own, when it boots).
+    KUnit suites (and the kernel its own, when it boots). ``shared`` is a file
+    that the guest has as the memory of an ivshmem device: what it writes there
+    is in the file at once, and outlives it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class MachineSpec:
     append: str = ""
     kunit: bool = False
     folder: Path | None = None  # for the logs; default: build/run/<name>
+    shared: Path | None = None
 
     @property
     def hostname(self) -> str:
@@ -147,6 +150,11 @@ class Machine:
             if spec.mtu > 1500:
                 card += f",host_mtu={spec.mtu}"
             lan = ["-netdev", f"dgram,id=lan,local.type=fd,local.str={network}", "-device", card]
+        shared: list[str] = []
+        if spec.shared:
+            path, size = _qemu_path(spec.shared), spec.shared.stat().st_size
+            memory = f"memory-backend-file,id=shared,share=on,size={size},mem-path={path}"
+            shared = ["-object", memory, "-device", "ivshmem-plain,memdev=shared"]
         return [
             *(shutil.which(QEMU) or _no_qemu(), "-name", spec.hostname),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -159,6 +167,7 @@ class Machine:
             *("-chardev", f"socket,id=agent,fd={agent}", "-serial", "chardev:agent"),
             *("-chardev", f"socket,id=qmp,fd={monitor}", "-mon", "chardev=qmp,mode=control"),
             *lan,
+            *shared,
         ]
 
     def wait_ready(self, timeout: float = 30.0) -> None:

@@ -14,24 +14,24 @@ _MOST = 100
 
 
 class RunDir:
-    """A folder below build/run that is ours until close().
+    """A folder in ``parent`` (default: build/run) that is ours until close().
 
     When another process uses the one called ``name``, it is ``name``.2 and so
     on: several test runs in one tree do not disturb each other.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, parent: Path = settings.RUN_DIR) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise HarnessError(f"{name!r} does not do as the name of a folder for logs")
-        settings.RUN_DIR.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f".{number}" for number in range(2, _MOST))):
-            self._lock = (settings.RUN_DIR / f".{name}{suffix}.lock").open("w")
+            self._lock = (parent / f".{name}{suffix}.lock").open("w")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._lock.close()
                 continue
-            self.path: Path = settings.RUN_DIR / f"{name}{suffix}"
+            self.path: Path = parent / f"{name}{suffix}"
             self.path.mkdir(exist_ok=True)
             return
         raise HarnessError(f"{_MOST} runs called {name} are under way already")

@@ -30,7 +30,7 @@ IMAGE_DIR = BUILD / "images"
 GUEST_INIT = TREE / "scripts" / "guest-init"
 
 # Modules are looked for in these places below a module directory.
-MODULE_FOLDERS = (".", "samples", "tests/kunit", "tests/api")
+MODULE_FOLDERS = (".", "samples", "tests/kunit", "tests/api", "tests/torture")
 
 
 class HarnessError(Exception):

@@ -11,12 +11,14 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from . import process
 from .settings import HarnessError, scaled
+from .switchd import Weather
 
 # One direction between two ports.
 Link = tuple[int, int]
@@ -101,6 +103,36 @@ class Switch:
         """The directed pairs that are cut at present."""
         with self._lock:
             return frozenset(self._cuts)
+
+    def set_cuts(self, pairs: Iterable[Link]) -> None:
+        """Have these directed pairs cut, and no others."""
+        with self._lock:
+            self._cuts = set(pairs)
+            self._transact({"do": "cuts", "pairs": sorted(self._cuts)}, [])
+
+    # Weather and resets.
+
+    def seed(self, seed: int) -> None:
+        """What the weather's chances are made from."""
+        self._request({"do": "seed", "seed": seed})
+
+    def set_weather(self, weather: Mapping[Link, Weather]) -> None:
+        """Have this weather on these directed links, and none on others."""
+        links = [(a, b, asdict(values)) for (a, b), values in weather.items()]
+        self._request({"do": "weather", "links": links})
+
+    def reset(self, a: int, b: int) -> None:
+        """Reset the TCP connection between two nodes (IPv4), from now on until it is.
+
+        The next segments from ``a`` to ``b`` are replaced by resets in both
+        directions. Where nothing is sent, or TCP-AO signs segments, it goes on.
+        """
+        self._request({"do": "reset", "pairs": [(a, b)]})
+
+    def events(self) -> dict[str, int]:
+        """What has befallen frames so far, by kind."""
+        answer: dict[str, int] = self._request({"do": "events"})
+        return answer
 
     def counters(self) -> dict[int, dict[str, int]]:
         """Frames received, sent and dropped (cut, or too many waiting) per port."""
