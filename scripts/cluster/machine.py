@@ -12,12 +12,13 @@ import secrets
 import shlex
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import process, settings
-from .channel import Channel, GuestError, Job, Result
+from .channel import Channel, GuestDied, GuestError, Job, Result
 from .console import PANIC, Console
 from .hosttsc import host_tsc_khz
 from .image import MODULE_FOLDER, Image
@@ -198,6 +199,25 @@ class Machine:
                 connection.close()
         self._child, self._channel, self._qmp = None, None, None
         self.frozen = False
+
+    def power_off(self, timeout: float = 15.0) -> None:
+        """Have the guest switch itself off, and wait for its end."""
+        if self.alive:
+            try:
+                self.spawn("poweroff -f")
+            except GuestDied:
+                pass  # it was quicker than its answer
+        self.wait_dead(timeout)
+        self.kill()
+
+    def wait_dead(self, timeout: float = 15.0) -> None:
+        """Wait until the guest has ended by itself (panic, power off)."""
+        try:
+            if self._child:
+                self._child.wait(scaled(timeout))
+        except subprocess.TimeoutExpired as error:
+            what = f"{self.name}: still running after {scaled(timeout):g} s"
+            raise GuestError(f"{what}\n{self._context()}") from error
 
     def freeze(self) -> None:
         """Stop the guest's processors; its clock stops with them."""
