@@ -30,9 +30,9 @@ use kernel::sync::{
 /// What has happened to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
-    /// It is no longer connected.
+    /// It is taken for dead, has said that it goes, or was restarted.
     Down,
-    /// It is connected.
+    /// It is connected, and was not up before.
     Up,
 }
 

@@ -325,7 +325,7 @@ __u64 kccm_incarnation(void);
 int kccm_members(__u32 *ids, unsigned int max);
 
 /**
- * kccm_is_up() - whether a node is connected
+ * kccm_is_up() - whether a node is up: connected, or not yet taken for dead
  * @node: its id; the own node is always up
  *
  * Context: any.
@@ -334,14 +334,14 @@ int kccm_members(__u32 *ids, unsigned int max);
 bool kccm_is_up(int node);
 
 /**
- * kccm_wait_up() - wait until a node is connected
+ * kccm_wait_up() - wait until a node is up
  * @node: its id, or KCCM_ANY_NODE for all peers at once, the paper's fully
  *	connected state
  * @timeout_ms: KCCM_FOREVER, KCCM_NOWAIT, or milliseconds
  *
  * Context: Process context; may sleep. From a short handler with KCCM_NOWAIT,
- * or where the node is connected.
- * Return: 0; -EAGAIN or -ETIMEDOUT: not connected (in time); -EINVAL: no such
+ * or where the node is up.
+ * Return: 0; -EAGAIN or -ETIMEDOUT: it is not up (in time); -EINVAL: no such
  * node; -EDEADLK: it would have to wait, and the caller is a short handler;
  * -EINTR; -ENODEV; -ESHUTDOWN.
  */
@@ -349,7 +349,8 @@ int kccm_wait_up(int node, long timeout_ms);
 
 /**
  * enum kccm_event - what happened to a peer
- * @KCCM_NODE_DOWN: its connection is gone, and all that waited on it has ended
+ * @KCCM_NODE_DOWN: it is taken for dead, has said that it goes, or was
+ *	restarted; all that waited on it has ended
  * @KCCM_NODE_UP: it is connected
  */
 enum kccm_event {

@@ -752,13 +752,13 @@ pub(crate) fn members() -> Result<KVec<u32>> {
     Ok(ids)
 }
 
-/// Whether a node is connected; this node always is. Any context.
+/// Whether a node is up: connected, or not yet taken for dead. This node always is. Any context.
 pub(crate) fn is_up(node: u32) -> bool {
     // SAFETY: May be called with any number and from any context.
     node_to_raw(node).is_ok_and(|node| unsafe { raw::kccm_is_up(node) })
 }
 
-/// Waits until a node is connected.
+/// Waits until a node is up.
 ///
 /// # Errors
 ///
@@ -770,7 +770,7 @@ pub(crate) fn wait_up(node: u32, timeout: Timeout) -> Result {
     to_result(unsafe { raw::kccm_wait_up(node, timeout.to_ms()) })
 }
 
-/// Waits until all other nodes are connected at once; errors as of [`wait_up`].
+/// Waits until all other nodes are up at once; errors as of [`wait_up`].
 pub(crate) fn wait_all_up(timeout: Timeout) -> Result {
     // SAFETY: May be called with any numbers.
     to_result(unsafe { raw::kccm_wait_up(raw::KCCM_ANY_NODE, timeout.to_ms()) })
@@ -779,7 +779,7 @@ pub(crate) fn wait_all_up(timeout: Timeout) -> Result {
 /// What has happened to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
-    /// Its connection is gone, and all that waited on it has ended.
+    /// It is taken for dead, has said that it goes, or was restarted; all that waited on it has ended.
     Down,
     /// It is connected.
     Up,
