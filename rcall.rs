@@ -175,12 +175,7 @@ pub(crate) fn serve(
     match running.class() {
         Class::Short => {
             delivered();
-            let before = clock::stopwatch();
-            run(call, &running);
-            let micros = before.elapsed().as_micros_ceil().unsigned_abs();
-            if running.took(node.id(), micros, node.limits().short_warn_us) {
-                node.handlers.slow.inc();
-            }
+            run(call, running, Some(node));
             Ok(())
         }
         Class::Long => match pool::Job::new(call, running) {
@@ -194,8 +189,8 @@ pub(crate) fn serve(
     }
 }
 
-/// Runs a handler, and replies.
-pub(crate) fn run(call: Incoming, running: &Running) {
+/// Runs a handler, and replies. `watch`: the node that wants to know if it takes too long.
+pub(crate) fn run(call: Incoming, running: Running, watch: Option<&Node>) {
     if call.session.is_superseded() {
         // It is of an incarnation of the peer that another has taken the place of.
         return;
@@ -212,7 +207,16 @@ pub(crate) fn run(call: Incoming, running: &Running) {
         reply: call.wanted.as_ref().map(|_| &mut reply[..]),
         reply_len: 0,
     };
+    let before = clock::stopwatch();
     let status = running.run(&mut view);
+    if let Some(node) = watch {
+        let micros = before.elapsed().as_micros_ceil().unsigned_abs();
+        if running.took(node.id(), micros, node.limits().short_warn_us) {
+            node.handlers.slow.inc();
+        }
+    }
+    // Whoever has the reply may take it that the handler does not run any more, and its module can go.
+    drop(running);
     let needed = view.reply_len;
     if call.wanted.is_some() && needed > room {
         call.reply(Outcome::ReplyTooLong, status, needed, KVVec::new());

@@ -213,7 +213,7 @@ impl Pool {
                 drop(inner);
                 let work = job.work.lock().take();
                 if let Some((call, running)) = work {
-                    super::run(call, &running);
+                    super::run(call, running, None);
                 }
                 drop(job);
                 inner = self.inner.lock();

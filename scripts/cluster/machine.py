@@ -302,8 +302,16 @@ class Machine:
         return self.run(f"{insmod(module)} {parameters}", timeout, check=False)
 
     def rmmod(self, *modules: str, timeout: float = 30.0, check: bool = True) -> Result:
-        """Unload modules in the order given."""
-        return self.run(" && ".join(f"rmmod {name}" for name in modules), timeout, check)
+        """Unload modules in the order given.
+
+        One that is in use, as a call may be running that another node has made,
+        is tried again for a while, unless the caller looks at the status.
+        """
+        if not check:
+            return self.run(" && ".join(f"rmmod {name}" for name in modules), timeout, check)
+        again = "n=0; until rmmod {0} 2>/tmp/rmmod || [ $n -ge 30 ]; do n=$((n + 1)); sleep 0.1; done"
+        tried = (f"{again.format(name)}; [ ! -d /sys/module/{name} ]" for name in modules)
+        return self.run(f"{{ {' && '.join(tried)}; }} || {{ cat /tmp/rmmod; false; }}", timeout)
 
     def loaded(self, module: str) -> bool:
         """Whether a module is loaded."""
