@@ -254,6 +254,7 @@ class Life:
         self.stop = _NEVER
         self.final: dict[int, int] = {}  # by node, the incarnation that is up at the end
         self.is_final = False
+        self.final_at = _NEVER
         self.is_unloaded = False
         self.over = False
 
@@ -355,6 +356,7 @@ class Checker:
             life.stop = at
         elif kind == Kind.FINAL:
             life.is_final = True
+            life.final_at = min(life.final_at, at)
             if incarnation:
                 life.final[node] = incarnation
         elif kind == Kind.END:
@@ -410,7 +412,11 @@ class Checker:
         """What a subscriber was told of each node: up, down of the same, up of one not before."""
         up: dict[int, int] = {}
         last: dict[int, Life] = {}
+        # What was told before it was looked who is up; other nodes may have gone since then.
+        told: dict[int, int] | None = None
         for event in life.events:
+            if told is None and event.at > life.final_at:
+                told = dict(up)
             node = event.node
             said = (
                 f"{life}: {'up' if event.up else 'down'} of node {node}, {event.incarnation:016x}"
@@ -431,7 +437,7 @@ class Checker:
                     self.verdict.complain("events", f"{said}, which is not up")
             self.verdict.counts["events"] += 1
         for node, incarnation in life.final.items():
-            if up.get(node) != incarnation:
+            if (up if told is None else told).get(node) != incarnation:
                 text = f"{life}: at the end node {node} is up as {incarnation:016x}"
                 self.verdict.complain("events", f"{text}, and the subscriber was not told")
 

@@ -183,6 +183,15 @@ def test_nothing() -> None:
     assert verdict(a, b).good
 
 
+def test_unloaded_one_after_the_other() -> None:
+    """At the end a node is told that another has gone before it."""
+    a, b = pair()
+    a.final(b)
+    b.final(a)
+    a.down(b)
+    assert verdict(a, b).good
+
+
 def test_everything() -> None:
     """One of each kind."""
     a, b = pair()
