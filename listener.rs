@@ -263,6 +263,10 @@ pub(crate) fn sweep(node: &Arc<Node>) {
             node.lost(peer, &conn, ESHUTDOWN, None);
             conn.rx.lock().phase = Phase::Closed;
         }
+        // One that has begun in the meantime.
+        if peer.end_session(ESHUTDOWN) {
+            node.fail_waiters(peer, ESHUTDOWN);
+        }
     }
     node.hang_up_pending();
 }
@@ -613,6 +617,7 @@ impl Listener<'_> {
             None => {
                 let session = peer.new_session(&greeting)?;
                 self.node.restarted(&peer);
+                self.node.bury(&peer);
                 session
             }
         };
@@ -643,6 +648,7 @@ impl Listener<'_> {
                     None => {
                         let session = peer.new_session(&greeting)?;
                         self.node.restarted(peer);
+                        self.node.bury(peer);
                         session
                     }
                 };

@@ -26,7 +26,10 @@ use crate::conn::peer::{
     Peer, //
 };
 use crate::conn::session::Session;
-use crate::conn::state::Event;
+use crate::conn::state::{
+    Event,
+    State, //
+};
 use crate::conn::tcp::Tcp;
 use crate::conn::transport::{
     Link,
@@ -360,10 +363,6 @@ impl Node {
         greeting: &Greeting,
         session: &Arc<Session>,
     ) -> Result {
-        // Before anything of the session can be delivered.
-        if peer.supersede() {
-            self.endpoint.purge(peer.id);
-        }
         pr_info!(
             "node {}: connected to node {} at {} (incarnation {:016x})\n",
             self.id(),
@@ -414,7 +413,8 @@ impl Node {
             Lost::Stale => false,
             // Nobody listens there any more.
             Lost::Attempt => error == ECONNREFUSED,
-            Lost::Connection(_) => error == ESHUTDOWN,
+            // Perhaps by the administrator, when it had failed already.
+            Lost::Connection(_) => error == ESHUTDOWN || peer.snapshot().state == State::Down,
         };
         if gone {
             self.declare_down(peer);
@@ -453,6 +453,13 @@ impl Node {
         }
     }
 
+    /// Another session with a peer is about to begin: throws away what the last has left behind.
+    pub(crate) fn bury(&self, peer: &Peer) {
+        if peer.supersede() {
+            self.endpoint.purge(peer.id);
+        }
+    }
+
     /// A peer has said that it stops: its incarnation is over.
     pub(crate) fn stopped(&self, peer: &Peer) {
         if peer.end_session(EHOSTDOWN) {
@@ -461,7 +468,7 @@ impl Node {
     }
 
     /// Tells whoever waits for a peer that it has gone.
-    fn fail_waiters(&self, peer: &Peer, error: Error) {
+    pub(crate) fn fail_waiters(&self, peer: &Peer, error: Error) {
         self.calls.fail(Some(peer.id), error);
         self.endpoint.fail_source(peer.id, error);
         self.changed(peer);
@@ -682,6 +689,10 @@ impl Drop for Running {
         node.ups.notify_all();
         self.foreman = None;
         node.pool.join();
+        // What is left of sessions refers to its peer.
+        for peer in node.peers() {
+            peer.supersede();
+        }
         node.events.stop();
         self.events = None;
     }

@@ -8,6 +8,7 @@ use crate::sys::clock::Millis;
 use kernel::sync::atomic::{
     Acquire,
     Atomic,
+    Full,
     Relaxed,
     Release, //
 };
@@ -88,7 +89,7 @@ impl Inbox {
         if bytes >= BYTES || seq.saturating_sub(self.told.load(Relaxed)) >= FRAMES {
             return Urgency::Now;
         }
-        match self.due.cmpxchg(0, now + DELAY, Relaxed) {
+        match self.due.cmpxchg(0, now + DELAY, Full) {
             Ok(_) => Urgency::Later,
             Err(_) => Urgency::Pending,
         }
@@ -113,7 +114,8 @@ impl Inbox {
         if due == 0 {
             return Ok(false);
         }
-        self.due.store(0, Relaxed);
+        // Before it is looked: a frame that is delivered after that finds nothing due.
+        self.due.xchg(0, Full);
         Ok(self.owes())
     }
 

@@ -10,10 +10,7 @@ use super::credit::{
     Receiver,
     Sender, //
 };
-use super::frame::{
-    Bounds,
-    Header, //
-};
+use super::frame::Bounds;
 use super::hello::{
     Greeting,
     Identity,
@@ -888,7 +885,7 @@ impl Peer {
     /// Tells the peer of more credit.
     fn grant(&self, line: (Arc<Conn>, Arc<Session>), lane: Lane, limit: u64) {
         let (conn, session) = line;
-        if let Err(e) = session.control(&conn, Header::Credit { lane, limit }) {
+        if let Err(e) = session.grant(&conn, lane, limit) {
             // The peer would wait for ever; a new connection tells it anew.
             conn.fail(e, None);
         }

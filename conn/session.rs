@@ -12,6 +12,7 @@
 //!
 //! [`Outbox`]: super::outbox::Outbox
 
+use super::credit::Lane;
 use super::frame::{
     Bounds,
     Bye,
@@ -117,9 +118,10 @@ impl Session {
         }
     }
 
-    /// Sends a control frame over this connection, before any others that wait. Process context.
-    pub(crate) fn control(&self, conn: &Arc<Conn>, header: Header) -> Result {
-        self.tx.push_control(conn, OutFrame::control(header)?);
+    /// Grants credit over this connection, before any other frame that waits. Process context.
+    pub(crate) fn grant(&self, conn: &Arc<Conn>, lane: Lane, limit: u64) -> Result {
+        let frame = OutFrame::control(Header::Credit { lane, limit })?;
+        self.tx.push_credit(conn, lane, frame);
         self.flush();
         Ok(())
     }
@@ -135,7 +137,9 @@ impl Session {
             Drained::Yield(conn) => conn.schedule(),
             // What came in before that, perhaps a `Bye`, says more than the error, which the
             // listener will find behind it.
-            Drained::Failed(conn, _) if conn.unread() => conn.schedule(),
+            Drained::Failed(conn, e) if e == EPIPE || e == ECONNRESET || conn.unread() => {
+                conn.schedule()
+            }
             Drained::Failed(conn, e) => conn.fail(e, None),
         }
     }

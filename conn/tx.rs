@@ -12,6 +12,7 @@
 //! sending at that moment has frames of the outbox in hand, and sees to the change when the link
 //! has returned.
 
+use super::credit::Lane;
 use super::frame::{
     Header,
     Numbers,
@@ -167,6 +168,8 @@ pub(crate) const SMALL_SHARE: usize = 64 << 10;
 struct Queue {
     /// Frames for the present connection.
     control: List<OutFrame>,
+    /// The last grant for each lane, which says all that those before it did.
+    credit: [Option<ListArc<OutFrame>>; 2],
     outbox: Outbox,
     /// To be sent when all that is in the outbox has been.
     question: Option<ListArc<OutFrame>>,
@@ -209,7 +212,9 @@ impl Batch {
     /// Fills up from the queue, control frames first. `inbox`: what to acknowledge.
     fn fill(&mut self, queue: &mut Queue, inbox: &Inbox) {
         while self.count < Self::MAX {
-            let mut next = queue.control.pop_front();
+            let [messages, calls] = &mut queue.credit;
+            let credit = messages.take().or_else(|| calls.take());
+            let mut next = credit.or_else(|| queue.control.pop_front());
             if next.is_none() && !queue.ending {
                 next = queue.outbox.fill().or_else(|| queue.question.take());
             }
@@ -281,7 +286,7 @@ impl Queue {
     /// Another connection goes on where the other side is.
     fn resume(&mut self, received: u64, gone: &mut List<OutFrame>) {
         // That can be was checked when the connection was attached.
-        if let Ok(mut done) = self.outbox.resume(received) {
+        if let Ok(mut done) = self.outbox.resume(received.max(self.outbox.acked())) {
             gone.push_all_back(&mut done);
         }
     }
@@ -289,6 +294,9 @@ impl Queue {
     /// There is no connection any more.
     fn detach(&mut self, gone: &mut List<OutFrame>) -> Option<Arc<Conn>> {
         gone.push_all_back(&mut self.control);
+        for frame in self.credit.iter_mut().filter_map(Option::take) {
+            gone.push_back(frame);
+        }
         self.resume = None;
         self.ending = false;
         self.change += 1;
@@ -316,6 +324,7 @@ impl Tx {
             queue <- new_spinlock_irq!(
                 Queue {
                     control: List::new(),
+                    credit: [None, None],
                     outbox: Outbox::new(),
                     question: None,
                     unsent: Batch::new(),
@@ -344,21 +353,24 @@ impl Tx {
         Ok(queue.outbox.push(frame))
     }
 
-    /// Queues a control frame before all that are not, if there still is this connection.
-    pub(crate) fn push_control(&self, conn: &Arc<Conn>, frame: ListArc<OutFrame>) {
+    /// Queues a grant before all frames of the session, if there still is this connection. It takes
+    /// the place of an earlier one for the same lane.
+    pub(crate) fn push_credit(&self, conn: &Arc<Conn>, lane: Lane, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        if queue.is_past(conn) || queue.ending {
-            drop(queue);
-            drop(frame);
-            return;
-        }
-        queue.control.push_back(frame);
+        let unneeded = if queue.is_past(conn) || queue.ending {
+            Some(frame)
+        } else {
+            queue.credit[lane as usize].replace(frame)
+        };
+        drop(queue);
+        drop(unneeded);
     }
 
-    /// Queues a control frame if no other frame waits, which would do as well.
+    /// Queues a control frame if no other frame waits, which would do as well. Those that are being sent
+    /// would not: what they acknowledge has been settled.
     pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        let idle = !queue.busy && queue.unsent.count == 0 && queue.outbox.is_idle();
+        let idle = queue.outbox.is_idle() && queue.credit.iter().all(Option::is_none);
         if idle && queue.control.is_empty() && queue.conn.is_some() && !queue.ending {
             queue.control.push_back(frame);
         } else {
@@ -388,12 +400,14 @@ impl Tx {
             return Ok(false);
         }
         let mut queue = self.queue.lock();
-        let before = queue.outbox.acked();
         let gone = queue.outbox.acknowledge(ack)?;
-        self.acked.store(queue.outbox.acked(), Relaxed);
+        // What a greeting has acknowledged is news until the first frame behind it.
+        let acked = queue.outbox.acked();
+        let news = acked > self.acked.load(Relaxed);
+        self.acked.store(acked, Relaxed);
         drop(queue);
         drop(gone);
-        Ok(ack > before)
+        Ok(news)
     }
 
     /// Whether the other side can have received that much.
@@ -437,9 +451,14 @@ impl Tx {
             return;
         }
         let mut gone = List::new();
+        let ending = queue.ending;
         let old = queue.detach(&mut gone);
         drop(queue);
-        drop((gone, old));
+        drop(gone);
+        if let Some(old) = old.filter(|_| ending) {
+            // Its last words have not got out.
+            old.close_link(true);
+        }
     }
 
     /// Sends `last` over this connection and closes it, unless it has gone already. Frames of the
@@ -452,7 +471,10 @@ impl Tx {
             conn.close_link(true);
             return;
         }
-        let gone = core::mem::replace(&mut queue.control, List::new());
+        let gone = (
+            core::mem::replace(&mut queue.control, List::new()),
+            core::mem::take(&mut queue.credit),
+        );
         queue.control.push_back(last);
         queue.ending = true;
         drop(queue);
@@ -466,7 +488,8 @@ impl Tx {
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
         queue.over = true;
-        let rest = (queue.outbox.clear(), queue.question.take());
+        let unsent = core::mem::replace(&mut queue.unsent, Batch::new());
+        let rest = (queue.outbox.clear(), queue.question.take(), unsent);
         // Their charges want to be released without the lock.
         drop(queue);
         drop(rest);
@@ -541,6 +564,10 @@ impl Sending {
         if self.change != queue.change {
             self.change = queue.change;
             self.past = core::mem::replace(&mut self.conn, queue.conn.clone());
+            if queue.over {
+                self.gone.push_all_back(&mut self.batch.frames);
+                self.batch = Batch::new();
+            }
             self.batch.put_back(&mut queue.outbox, &mut self.gone);
             if let Some(received) = queue.resume.take() {
                 queue.resume(received, &mut self.gone);

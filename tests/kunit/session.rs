@@ -336,6 +336,23 @@ mod tests {
         Ok(())
     }
 
+    /// A confirmation that was lost with its connection comes with the greeting of the next.
+    #[test]
+    fn lost_confirmation_comes_again() -> Result {
+        let cluster = gated_pair()?;
+        let (from, to) = cluster.pair()?;
+        let gate = cluster.gate(0)?;
+        gate.set_deaf(true);
+        let theirs = from.clone();
+        let sender = spawn(move || theirs.send_sync(1, TAG, &[], SOON))?;
+        waiting(&to, 1, 0)?;
+        steadily(60, || !sender.is_done())?;
+        gate.set_deaf(false);
+        break_once(&to, &from)?;
+        check_eq!(sender.join()?, Ok(()));
+        Ok(())
+    }
+
     // ---- Down, and what that means.
 
     /// P11: a peer that cannot be heard of is down after `dead_ms`: who waits is told. What it was sent
