@@ -46,7 +46,7 @@ debian_release="$(os_release ID) $(os_release VERSION_ID)"
 packages=(
 	make gcc libc6-dev flex bison bc libelf-dev libssl-dev cpio kmod rsync
 	xz-utils perl python3 python3-rich python3-pytest
-	qemu-system-x86 busybox-static iproute2
+	qemu-system-x86 busybox-static iproute2 keyutils
 	ca-certificates debian-archive-keyring
 )
 # What is taken where the machine has none of its own: Debian 12 has its new
