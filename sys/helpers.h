@@ -8,6 +8,8 @@
 
 #include <linux/types.h>
 
+#include "ao.h"
+
 struct net;
 struct sock;
 struct socket;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Thin safe wrappers over the kernel C interfaces that `kernel::` has no abstraction for: sockets,
-//! threads, killable waits, kobjects.
+//! threads, killable waits, kobjects, keys.
 //!
 //! This is the only part of KCCM that calls C; it decides nothing and knows nothing of clusters.
 
 pub(crate) mod clock;
+pub(crate) mod keys;
 pub(crate) mod kobject;
 pub(crate) mod log;
 pub(crate) mod net;

@@ -6,6 +6,7 @@
 //! [`include/net/sock.h`](srctree/include/net/sock.h)
 
 use super::helpers;
+use super::keys::Secret;
 use super::net::Net;
 use core::net::{
     Ipv4Addr,
@@ -203,6 +204,51 @@ impl Socket {
         unsafe { bindings::kernel_sock_shutdown(self.0, bindings::sock_shutdown_cmd_SHUT_RDWR) };
     }
 
+    /// From now on nothing comes in that is not signed with one of the socket's keys (TCP-AO).
+    pub(crate) fn require_key(&self) -> Result {
+        // SAFETY: The socket is valid.
+        to_result(unsafe { helpers::kccm_sock_ao_require(self.0) })
+    }
+
+    /// Gives it a key, good for any peer that has the same under the same number. `sign`: sign with
+    /// it, on a socket that does not listen and is not connected yet.
+    pub(crate) fn add_key(&self, id: u8, secret: &Secret, sign: bool) -> Result {
+        let bytes = secret.bytes();
+        // SAFETY: The socket is valid, and so are the bytes, which are only read and copied.
+        to_result(unsafe {
+            helpers::kccm_sock_ao_add(self.0, id, bytes.as_ptr(), bytes.len() as u32, sign)
+        })
+    }
+
+    /// Asks the other end to sign with a key that this one has. It does if it has it, too.
+    pub(crate) fn ask_for_key(&self, id: u8) -> Result {
+        // SAFETY: The socket is valid.
+        to_result(unsafe { helpers::kccm_sock_ao_ask(self.0, id) })
+    }
+
+    /// Takes a key away; `EBUSY` while it is signed with or asked for. May sleep for some time.
+    pub(crate) fn forget_key(&self, id: u8) -> Result {
+        // SAFETY: The socket is valid.
+        to_result(unsafe { helpers::kccm_sock_ao_forget(self.0, id) })
+    }
+
+    /// The keys that it has and what they are used for; `ENOENT` when it never had one.
+    pub(crate) fn keys(&self) -> Result<KeyUse> {
+        let mut raw = helpers::kccm_ao_look::default();
+        // SAFETY: The socket is valid, and so is `raw` for writing.
+        to_result(unsafe { helpers::kccm_sock_ao_look(self.0, &mut raw) })?;
+        let mut found = KeyUse::new(u8::try_from(raw.sends).ok(), u8::try_from(raw.asks).ok());
+        found.dropped = Dropped {
+            not_signed: raw.not_signed,
+            mismatched: raw.mismatched,
+            unknown: raw.unknown,
+        };
+        for key in raw.keys.iter().take(raw.nr_keys as usize) {
+            found.push(key.id, key.good);
+        }
+        Ok(found)
+    }
+
     /// Makes closing the socket reset the connection rather than linger for a peer that is gone.
     pub(crate) fn reset_on_close(&self) {
         // SAFETY: The socket is valid.
@@ -216,6 +262,70 @@ impl Drop for Socket {
         // by the contract of `Hook::install()`.
         unsafe { bindings::sock_release(self.0) };
     }
+}
+
+/// Segments that were not let in, by what was wrong with their signatures.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Dropped {
+    /// They had none.
+    pub(crate) not_signed: u64,
+    /// They were signed with another secret.
+    pub(crate) mismatched: u64,
+    /// They were signed with a key whose number the socket does not have.
+    pub(crate) unknown: u64,
+}
+
+impl Dropped {
+    /// All three, in the order of the fields.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [self.not_signed, self.mismatched, self.unknown]
+    }
+}
+
+/// Most keys that a socket is given.
+pub(crate) const MAX_KEYS: usize = helpers::KCCM_AO_KEYS_MAX as usize;
+
+/// The keys of a socket, and what they are used for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct KeyUse {
+    /// What was dropped.
+    pub(crate) dropped: Dropped,
+    /// The key that is signed with.
+    pub(crate) sends: Option<u8>,
+    /// The key that the other end is asked to sign with.
+    pub(crate) asks: Option<u8>,
+    keys: [(u8, u64); MAX_KEYS],
+    len: usize,
+}
+
+impl KeyUse {
+    /// No keys yet; which of them is signed with, and which is asked for.
+    pub(crate) fn new(sends: Option<u8>, asks: Option<u8>) -> Self {
+        Self {
+            sends,
+            asks,
+            ..Self::default()
+        }
+    }
+
+    /// Enters a key, and how many segments have come in signed with it.
+    pub(crate) fn push(&mut self, id: u8, good: u64) {
+        if let Some(place) = self.keys.get_mut(self.len) {
+            *place = (id, good);
+            self.len += 1;
+        }
+    }
+
+    /// The keys, each with how many segments have come in signed with it.
+    pub(crate) fn keys(&self) -> &[(u8, u64)] {
+        &self.keys[..self.len]
+    }
+}
+
+/// Whether this kernel has TCP-AO.
+pub(crate) fn can_sign() -> bool {
+    // SAFETY: No requirements.
+    unsafe { helpers::kccm_ao_supported() }
 }
 
 /// A connection that came in.
