@@ -506,6 +506,12 @@ pub(crate) fn param_cluster() -> &'static str {
     unsafe { param(header::kccm_param_cluster()) }.unwrap_or("")
 }
 
+/// The module parameter `key`.
+pub(crate) fn param_key() -> &'static str {
+    // SAFETY: The kernel keeps the string for the life of the module.
+    unsafe { param(header::kccm_param_key()) }.unwrap_or("")
+}
+
 /// The entries of the module parameter `peers`.
 pub(crate) fn param_peers() -> impl Iterator<Item = &'static str> {
     // SAFETY: The kernel keeps the strings for the life of the module; null comes behind the last.

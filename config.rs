@@ -63,6 +63,39 @@ impl fmt::Display for ClusterName {
     }
 }
 
+/// What the keys of a cluster are called in the keyring: 1 to 128 printable ASCII characters. A
+/// key's description is this with a colon and the key's number behind it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyName {
+    bytes: [u8; Self::MAX],
+    len: usize,
+}
+
+impl KeyName {
+    /// The longest name.
+    const MAX: usize = 128;
+
+    /// Checks a name, `None` if it is empty: the cluster has no key then.
+    pub(crate) fn new(name: &str) -> Result<Option<Self>, Invalid<'_>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if name.len() > Self::MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Invalid::Key(name));
+        }
+        let mut bytes = [0; Self::MAX];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let len = name.len();
+        Ok(Some(Self { bytes, len }))
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(core::str::from_utf8(&self.bytes[..self.len]).unwrap_or("?"))
+    }
+}
+
 /// A node of the cluster and where it listens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -412,6 +445,8 @@ pub(crate) enum Invalid<'a> {
     Missing(&'static str),
     /// The cluster name is empty, too long, or has blanks or other odd characters.
     Cluster(&'a str),
+    /// The name of the key is too long, or has blanks or other odd characters.
+    Key(&'a str),
     /// A number is out of its range.
     Range {
         /// The parameter.
@@ -453,6 +488,10 @@ impl fmt::Display for Invalid<'_> {
             Invalid::Missing(param) => f.write_fmt(fmt!("{param}: must be given")),
             Invalid::Cluster(name) => f.write_fmt(fmt!(
                 "cluster: \"{name}\" is not 1 to 64 printable characters without blanks"
+            )),
+            Invalid::Key(name) => f.write_fmt(fmt!(
+                "key: \"{name}\" is not 1 to {} printable characters without blanks",
+                KeyName::MAX
             )),
             Invalid::Range {
                 param,
@@ -547,6 +586,34 @@ mod tests {
                 assert_eq!(ClusterName::new(&name).is_some(), valid);
             }
         }
+    }
+
+    // ---- The key's name.
+
+    #[test]
+    fn key_name_is_1_to_128_printable_characters() -> Result {
+        let longest = [b'k'; KeyName::MAX + 1];
+        for len in 0..=longest.len() {
+            let name = core::str::from_utf8(&longest[..len])?;
+            match KeyName::new(name) {
+                Ok(None) => assert_eq!(len, 0),
+                Ok(Some(key)) => assert!(len <= 128 && shows(&key, name)?),
+                Err(invalid) => assert!(len == 129 && invalid == Invalid::Key(name)),
+            }
+        }
+        for byte in 0..=u8::MAX {
+            let valid = (0x21..=0x7e).contains(&byte);
+            for name in [[byte, b'k'], [b'k', byte]] {
+                let Ok(name) = core::str::from_utf8(&name) else {
+                    continue;
+                };
+                assert_eq!(KeyName::new(name).is_ok(), valid);
+            }
+        }
+        let blank = KeyName::new("a key").err().ok_or(EINVAL)?;
+        let line = "key: \"a key\" is not 1 to 128 printable characters without blanks";
+        assert!(shows(&blank, line)?);
+        Ok(())
     }
 
     #[test]

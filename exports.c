@@ -37,6 +37,16 @@ module_param_array(peers, charp, &nr_peers, 0444);
 MODULE_PARM_DESC(peers,
 		 "Every node of the cluster, this one too: id=address[:port],... e.g. 0=10.1.0.1,1=10.1.0.2:7700,2=[fd00::3] (required)");
 
+static char *key = "";
+module_param(key, charp, 0444);
+MODULE_PARM_DESC(key,
+		 "What the cluster's keys are called in the keyring, without their numbers, e.g. kccm:storage for the key kccm:storage:1 (none: whoever has the address may join)");
+
+const char *kccm_param_key(void)
+{
+	return key;
+}
+
 const char *kccm_param_cluster(void)
 {
 	return cluster;

@@ -4,11 +4,15 @@
 
 use crate::api;
 use crate::config;
+use crate::conn::ao::Keyrings;
+use crate::conn::ring::Ring;
+use crate::conn::tcp::Tcp;
 use crate::module_parameters;
 use crate::node;
 use crate::sys;
 use crate::sysfs;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// The module: one node, made from the parameters.
 ///
@@ -48,7 +52,9 @@ impl kernel::Module for Module {
             pr_err!("{}\n", invalid);
             EINVAL
         })?;
-        let running = node::Running::start(config, sys::net::Net::current())?;
+        let ring = keys(config.me.id)?;
+        let tcp = Tcp::new(sys::net::Net::current(), ring);
+        let running = node::Running::start_on(config, KBox::new(tcp, GFP_KERNEL)?)?;
         let node = running.node();
         let tree = sysfs::Tree::new(node)?;
         pr_info!(
@@ -64,6 +70,24 @@ impl kernel::Module for Module {
             _sysfs: tree,
             _running: running,
         })
+    }
+}
+
+/// The keys that the parameter `key` names, if it does.
+fn keys(node: config::NodeId) -> Result<Option<Arc<Ring>>> {
+    let name = config::KeyName::new(api::param_key()).map_err(|invalid| {
+        pr_err!("{}\n", invalid);
+        EINVAL
+    })?;
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    match Ring::new(node, name, KBox::new(Keyrings, GFP_KERNEL)?) {
+        Ok(ring) => Ok(Some(ring)),
+        Err(trouble) => {
+            pr_err!("{}\n", trouble.of(&name));
+            Err(trouble.error())
+        }
     }
 }
 

@@ -30,7 +30,6 @@ use crate::conn::state::{
     Event,
     State, //
 };
-use crate::conn::tcp::Tcp;
 use crate::conn::transport::{
     Link,
     Port,
@@ -61,7 +60,6 @@ use crate::sendrecv::Endpoint;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::log;
-use crate::sys::net::Net;
 use crate::sys::noio;
 use crate::sys::thread::Thread;
 use crate::sys::wait::{
@@ -598,11 +596,6 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Makes a node and starts it, over TCP in that namespace. Process context.
-    pub(crate) fn start(config: Config, net: Net) -> Result<Self> {
-        Self::start_on(config, KBox::new(Tcp::new(net), GFP_KERNEL)?)
-    }
-
     /// Makes a node and starts it, over that network. Process context.
     pub(crate) fn start_on(config: Config, transport: KBox<dyn Transport>) -> Result<Self> {
         let node = Node::new(config, transport)?;

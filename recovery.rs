@@ -11,6 +11,7 @@
 //!   by the listener, at once;
 //! - it takes peers for dead that have not been heard of for so long, over whichever connection;
 //! - it sends acknowledgements that nothing else has carried along.
+//! - it sees keys through that are changed.
 //!
 //! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
@@ -123,6 +124,9 @@ pub(crate) fn run(node: &Arc<Node>) {
             }
         }
         deadline = deadline.min(node.expire_pending());
+        if let Some(guard) = node.transport.guard() {
+            deadline = deadline.min(guard.tend());
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl Tree {
 type Out<'a, 'b> = &'a mut Formatter<'b>;
 type Shown = core::fmt::Result;
 
-static NODE: [Attr<Node>; 4] = [
+static NODE: [Attr<Node>; 7] = [
     Attr::read(c"node_id", |n, f| f.write_fmt(fmt!("{}\n", n.id()))),
     Attr::read(c"cluster", |n, f| {
         f.write_fmt(fmt!("{}\n", n.identity.cluster))
@@ -81,13 +81,31 @@ static NODE: [Attr<Node>; 4] = [
         f.write_fmt(fmt!("{:016x}\n", n.identity.incarnation))
     }),
     Attr::read(c"stats", node_stats),
+    Attr::read(c"key", |n, f| match n.transport.guard() {
+        Some(guard) => f.write_fmt(fmt!("{}\n", guard.name())),
+        None => f.write_str("none\n"),
+    }),
+    Attr::read(c"key_numbers", |n, f| match n.transport.guard() {
+        Some(guard) => f.write_fmt(fmt!("{}\n", guard.numbers())),
+        None => f.write_str("none\n"),
+    }),
+    Attr::write(c"rekey", store_rekey),
 ];
+
+fn store_rekey(node: &Node, text: &str) -> Result {
+    if text != "1" {
+        return Err(EINVAL);
+    }
+    node.transport.guard().ok_or(ENOKEY)?.rekey()
+}
 
 fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
     let (messages, receivers) = node.endpoint.waiting();
     let (jobs, threads) = node.pool.counts();
     let stats = &node.endpoint.stats;
     let up = node.peers().iter().filter(|p| p.is_up()).count();
+    let guard = node.transport.guard();
+    let [not_signed, mismatched, unknown] = guard.map_or([0; 3], |g| g.dropped().counts());
     for (name, value) in [
         ("peers", node.peers().len() as u64),
         ("peers_up", up as u64),
@@ -100,13 +118,16 @@ fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
         ("short_handlers_slow", node.handlers.slow.get()),
         ("long_calls_waiting", jobs.into()),
         ("long_threads", threads.into()),
+        ("refused_not_signed", not_signed),
+        ("refused_other_secret", mismatched),
+        ("refused_unknown_key", unknown),
     ] {
         f.write_fmt(fmt!("{} {}\n", name, value))?;
     }
     Ok(())
 }
 
-static PEER: [Attr<NodePeer>; 20] = [
+static PEER: [Attr<NodePeer>; 21] = [
     Attr::read(c"state", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
     }),
@@ -140,6 +161,10 @@ static PEER: [Attr<NodePeer>; 20] = [
         let [bytes, frames] = p.peer.snapshot().kept;
         f.write_fmt(fmt!("{frames} {bytes}\n"))
     }),
+    Attr::read(c"key", |p, f| match p.peer.conn().and_then(|c| c.key()) {
+        Some(number) => f.write_fmt(fmt!("{number}\n")),
+        None => f.write_str("none\n"),
+    }),
     Attr::read(c"last_error", last_error),
     Attr::read(c"next_attempt_ms", next_attempt),
     Attr::read_write(c"admin", show_admin, store_admin),
@@ -154,9 +179,17 @@ fn last_error(p: &NodePeer, f: Out<'_, '_>) -> Shown {
     let now = p.peer.snapshot();
     match (now.last_refusal, now.last_error) {
         (Some(refusal), _) => f.write_fmt(fmt!("refused: {refusal}\n")),
-        (None, Some(error)) => f.write_fmt(fmt!("{error:?}\n")),
+        (None, Some(error)) => match remark(p).filter(|_| error == ETIMEDOUT) {
+            Some(remark) => f.write_fmt(fmt!("{error:?}: {remark}\n")),
+            None => f.write_fmt(fmt!("{error:?}\n")),
+        },
         (None, None) => f.write_str("none\n"),
     }
+}
+
+/// What the network knows of an attempt that got no answer.
+fn remark(p: &NodePeer) -> Option<&'static str> {
+    p.node.transport.guard()?.remark(&p.peer.addr)
 }
 
 fn next_attempt(p: &NodePeer, f: Out<'_, '_>) -> Shown {

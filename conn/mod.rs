@@ -7,6 +7,8 @@
 //! |-------------|----------------------------------------------------------------------|
 //! | `transport` | what is needed of a network, as traits                               |
 //! | `tcp`       | the network that there is                                            |
+//! | `ao`        | the keys of those who may join: which, when, for what (pure)         |
+//! | `ring`      | the sockets that have them                                           |
 //! | `frame`     | the format of frames, and putting them together from bytes (pure)    |
 //! | `hello`     | the handshake and every reason to refuse (pure)                      |
 //! | `state`     | the state machine of one peer's connection, back-off (pure)          |
@@ -18,12 +20,14 @@
 //! | `tx`        | who sends what waits, over which connection                          |
 //! | this file   | [`Conn`]: one link and its receiving side                            |
 
+pub(crate) mod ao;
 pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod peer;
+pub(crate) mod ring;
 pub(crate) mod session;
 pub(crate) mod state;
 pub(crate) mod tcp;
@@ -271,6 +275,11 @@ impl Conn {
             n if n == bytes.len() => Ok(()),
             _ => Err(EIO),
         }
+    }
+
+    /// [`Link::key`].
+    pub(crate) fn key(&self) -> Option<u8> {
+        self.link.key()
     }
 
     /// Whether something has come in that the listener has not got to yet.

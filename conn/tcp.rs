@@ -2,7 +2,12 @@
 
 //! TCP over IPv4 and IPv6, in one network namespace.
 
+use super::ring::{
+    Member,
+    Ring, //
+};
 use super::transport::{
+    Guard,
     Link,
     Notify,
     Port,
@@ -16,32 +21,41 @@ use crate::sys::sock::{
 };
 use core::net::SocketAddr;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// Connections that may wait to be accepted: each peer once, and some more.
 const BACKLOG: c_int = 512;
 
 /// The network of a namespace.
-pub(crate) struct Tcp(Net);
+pub(crate) struct Tcp {
+    net: Net,
+    /// The keys that all segments are signed with, if they are.
+    ring: Option<Arc<Ring>>,
+}
 
 impl Tcp {
-    /// The network of this namespace.
-    pub(crate) fn new(net: Net) -> Self {
-        Self(net)
+    /// The network of this namespace, open to those that have the keys, or to all.
+    pub(crate) fn new(net: Net, ring: Option<Arc<Ring>>) -> Self {
+        Self { net, ring }
     }
 }
 
 impl Transport for Tcp {
     fn listen(&self, addr: &SocketAddr, notify: KBox<dyn Notify>) -> Result<KBox<dyn Port>> {
-        let socket = Socket::tcp(&self.0, addr)?;
+        let socket = hooked(Socket::tcp(&self.net, addr)?)?;
+        // Before anybody can connect.
+        let guard = |ring: &Arc<Ring>| ring.guard_port(socket.clone());
+        let member = self.ring.as_ref().map(guard).transpose()?;
         socket.bind(addr)?;
-        let socket = HookedSocket::new(socket)?;
         socket.hook(KBox::new(Forward(notify), GFP_KERNEL)?)?;
         socket.listen(BACKLOG)?;
-        Ok(KBox::new(TcpPort(socket), GFP_KERNEL)?)
+        Ok(KBox::new(TcpPort { socket, member }, GFP_KERNEL)?)
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
-        let socket = Socket::tcp(&self.0, to)?;
+        let socket = hooked(Socket::tcp(&self.net, to)?)?;
+        let guard = |ring: &Arc<Ring>| ring.guard_dial(socket.clone(), to);
+        let member = self.ring.as_ref().map(guard).transpose()?;
         if from.is_ipv4() == to.is_ipv4() {
             // The peer checks where its peers come from.
             let mut from = *from;
@@ -49,8 +63,16 @@ impl Transport for Tcp {
             socket.bind(&from)?;
         }
         socket.connect(to)?;
-        Ok(KBox::new(TcpLink(HookedSocket::new(socket)?), GFP_KERNEL)?)
+        Ok(KBox::new(TcpLink { socket, member }, GFP_KERNEL)?)
     }
+
+    fn guard(&self) -> Option<&dyn Guard> {
+        self.ring.as_ref().map(|ring| &**ring as &dyn Guard)
+    }
+}
+
+fn hooked(socket: Socket) -> Result<Arc<HookedSocket>> {
+    Ok(Arc::new(HookedSocket::new(socket)?, GFP_KERNEL)?)
 }
 
 /// Whatever a socket has to say, its owner is to look.
@@ -70,49 +92,69 @@ impl Upcall for Forward {
     }
 }
 
-struct TcpLink(HookedSocket);
+struct TcpLink {
+    socket: Arc<HookedSocket>,
+    member: Option<Member>,
+}
 
 impl Link for TcpLink {
     fn attach(&self, notify: KBox<dyn Notify>) -> Result {
-        self.0.hook(KBox::new(Forward(notify), GFP_KERNEL)?)
+        self.socket.hook(KBox::new(Forward(notify), GFP_KERNEL)?)
     }
 
     fn status(&self) -> Result {
-        self.0.status()
+        self.socket.status()?;
+        if let Some(member) = &self.member {
+            member.opened();
+        }
+        Ok(())
     }
 
     fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
-        self.0.send(bufs)
+        self.socket.send(bufs)
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<usize> {
-        self.0.recv(buf)
+        self.socket.recv(buf)
     }
 
     fn unread(&self) -> bool {
-        self.0.unread()
+        self.socket.unread()
+    }
+
+    fn key(&self) -> Option<u8> {
+        self.member.as_ref()?.key()
     }
 
     fn close(&self, graceful: bool) {
-        self.0.unhook();
-        if !graceful {
-            self.0.reset_on_close();
+        self.socket.unhook();
+        if let Some(member) = &self.member {
+            member.closing(graceful);
         }
-        self.0.shutdown();
+        if !graceful {
+            self.socket.reset_on_close();
+        }
+        self.socket.shutdown();
     }
 }
 
-struct TcpPort(HookedSocket);
+struct TcpPort {
+    socket: Arc<HookedSocket>,
+    member: Option<Member>,
+}
 
 impl Port for TcpPort {
     fn accept(&self) -> Result<(KBox<dyn Link>, SocketAddr)> {
-        let accepted = self.0.accept()?;
-        let link = KBox::new(TcpLink(HookedSocket::new(accepted.socket)?), GFP_KERNEL)?;
+        let accepted = self.socket.accept()?;
+        let socket = hooked(accepted.socket)?;
+        let guard = |member: &Member| member.guard_accepted(socket.clone());
+        let member = self.member.as_ref().map(guard).transpose()?;
+        let link = KBox::new(TcpLink { socket, member }, GFP_KERNEL)?;
         Ok((link, accepted.peer))
     }
 
     fn close(&self) {
-        self.0.unhook();
-        self.0.shutdown();
+        self.socket.unhook();
+        self.socket.shutdown();
     }
 }

@@ -6,6 +6,10 @@
 //! whatever carries a reliable, ordered stream of bytes between two nodes. See [`super::tcp`] for
 //! the one there is.
 
+use super::ao::Ids;
+use crate::config::KeyName;
+use crate::sys::clock::Millis;
+use crate::sys::sock::Dropped;
 use core::net::SocketAddr;
 use kernel::prelude::*;
 
@@ -36,6 +40,11 @@ pub(crate) trait Link: Send + Sync {
     /// Whether something has come in that was not received yet.
     fn unread(&self) -> bool;
 
+    /// The number of the key that is signed with, if the network has keys.
+    fn key(&self) -> Option<u8> {
+        None
+    }
+
     /// Ends notifications and the stream in both directions; what was sent is still delivered if
     /// `graceful`, and otherwise discarded at both ends. May be called more than once.
     fn close(&self, graceful: bool);
@@ -57,6 +66,37 @@ pub(crate) trait Transport: Send + Sync {
 
     /// Begins to connect to `to`, from the local IP address of `from` if both are of one family.
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>>;
+
+    /// What keeps others out, if anything does.
+    fn guard(&self) -> Option<&dyn Guard> {
+        None
+    }
+}
+
+/// What keeps others out of a network that has keys.
+pub(crate) trait Guard: Send + Sync {
+    /// Looks for the keys again, as the calling process finds them, and begins to use them. Those
+    /// that are connected stay so. On an error all is as before; what is wrong has been logged.
+    fn rekey(&self) -> Result;
+
+    /// Does what is to be done from time to time. Returns when to call it again.
+    fn tend(&self) -> Millis;
+
+    /// What the keys are called.
+    fn name(&self) -> KeyName;
+
+    /// Their numbers.
+    fn numbers(&self) -> Ids;
+
+    /// What was not let in at the port.
+    fn dropped(&self) -> Dropped;
+
+    /// What is known of why the last attempt to connect there got no answer.
+    fn remark(&self, to: &SocketAddr) -> Option<&'static str>;
+
+    /// The numbers of all keys that any socket has.
+    #[cfg(KCCM_KUNIT)]
+    fn held(&self) -> Ids;
 }
 
 /// How many buffers one [`Link::send`] takes.

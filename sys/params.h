@@ -4,6 +4,7 @@
 #define _KCCM_SYS_PARAMS_H
 
 const char *kccm_param_cluster(void);
+const char *kccm_param_key(void);
 const char *kccm_param_peer(unsigned int i);
 
 #endif /* _KCCM_SYS_PARAMS_H */

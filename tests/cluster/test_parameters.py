@@ -27,6 +27,7 @@ PARAMETERS = {
     "handshake_ms",
     "kept_bytes",
     "kept_frames",
+    "key",
     "listeners",
     "max_long_handlers",
     "max_message",
@@ -95,6 +96,11 @@ CLUSTER = [
     Wrong({"cluster": ""}, 'cluster: "" is not 1 to 64 printable'),
     Wrong({"cluster": "x" * 65}, 'cluster: "x{65}" is not 1 to 64 printable'),
     Wrong({"cluster": '"two words"'}, 'cluster: "two words" is not 1 to 64 printable'),
+]
+
+KEY = [
+    Wrong({"key": "x" * 129}, 'key: "x{129}" is not 1 to 128 printable'),
+    Wrong({"key": '"two words"'}, 'key: "two words" is not 1 to 128 printable'),
 ]
 
 NUMBERS = [
@@ -174,7 +180,7 @@ def test_wrong_parameters_are_refused(machine: Machine) -> None:
     After all of that, it loads with parameters that are right.
     """
     wrong = []
-    for case in [*MISSING, *PEERS, *CLUSTER, *NUMBERS]:
+    for case in [*MISSING, *PEERS, *CLUSTER, *KEY, *NUMBERS]:
         wrong += refuses(machine, parameters(case.change), errno.EINVAL, case.says)
     assert not wrong, "\n".join(wrong)
     assert not leftovers(machine)
@@ -186,7 +192,7 @@ def test_wrong_parameters_are_refused(machine: Machine) -> None:
 
 def test_every_number_has_its_wrong_values() -> None:
     """The table above knows every parameter that is bounded."""
-    unbounded = {"short_warn_us", "peers", "cluster"}
+    unbounded = {"short_warn_us", "peers", "cluster", "key"}
     assert {name for case in NUMBERS for name in case.change} == PARAMETERS - unbounded
 
 

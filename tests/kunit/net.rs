@@ -69,13 +69,13 @@ pub(super) enum Below {
 impl Below {
     /// The network of a node.
     pub(super) fn transport(&self, id: NodeId) -> Result<KBox<dyn Transport>> {
-        let tcp = Tcp::new(Net::current());
+        let tcp = Tcp::new(Net::current(), None);
         Ok(match self {
             Below::Tcp => KBox::new(tcp, GFP_KERNEL)?,
             Below::Gated(gates) => {
                 KBox::new(Gated(gates[usize::from(id)].clone(), tcp), GFP_KERNEL)?
             }
-            Below::Apart(spaces) => KBox::new(Tcp::new(spaces.net(id)?), GFP_KERNEL)?,
+            Below::Apart(spaces) => KBox::new(Tcp::new(spaces.net(id)?, None), GFP_KERNEL)?,
             Below::Memory(memory) => KBox::new(memory.clone(), GFP_KERNEL)?,
         })
     }
@@ -709,7 +709,7 @@ impl Client {
     #[track_caller]
     pub(super) fn connect(from: IpAddr, to: SocketAddr) -> Result<Self> {
         let from = SocketAddr::new(from, 0);
-        let link = Tcp::new(Net::current()).connect(&from, &to).here()?;
+        let link = Tcp::new(Net::current(), None).connect(&from, &to).here()?;
         // If it has been closed meanwhile, that will show.
         eventually(|| link.status() != Err(EINPROGRESS))?;
         Ok(Self::over(link))
@@ -882,7 +882,7 @@ impl Trap {
     /// Listens where a node is expected.
     pub(super) fn set(at: SocketAddr) -> Result<Self> {
         let notify = KBox::new(Nobody, GFP_KERNEL)?;
-        let port = Tcp::new(Net::current()).listen(&at, notify).here()?;
+        let port = Tcp::new(Net::current(), None).listen(&at, notify).here()?;
         Ok(Self { port })
     }
 

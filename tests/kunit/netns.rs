@@ -70,7 +70,7 @@ mod tests {
         // Not from here, where nobody knows the way.
         let from = SocketAddr::new(own_ip(0), 0);
         for id in [0, 1] {
-            let link = Tcp::new(Net::current()).connect(&from, &cluster.addr(id));
+            let link = Tcp::new(Net::current(), None).connect(&from, &cluster.addr(id));
             check_eq!(link.err(), Some(ENETUNREACH));
         }
         cluster.stop(1);
@@ -90,23 +90,30 @@ mod tests {
         let mut plan = Plan::of(1);
         plan.ip = shared_ip;
         let cluster = Cluster::idle(plan)?;
-        let start = |net| Running::start(cluster.config(0)?, net);
+        let start = |net| {
+            let tcp = KBox::new(Tcp::new(net, None), GFP_KERNEL)?;
+            Running::start_on(cluster.config(0)?, tcp)
+        };
         let first = start(spaces.net(0)?).here()?;
         let second = start(spaces.net(1)?).here()?;
         check_eq!(start(spaces.net(0)?).err(), Some(EADDRINUSE));
         let (nowhere, at) = (SocketAddr::new(shared_ip(0), 0), cluster.addr(0));
         for id in [0, 1] {
-            let link = Tcp::new(spaces.net(id)?).connect(&nowhere, &at).here()?;
+            let link = Tcp::new(spaces.net(id)?, None)
+                .connect(&nowhere, &at)
+                .here()?;
             eventually(|| link.status() == Ok(()))?;
             link.close(true);
         }
         drop(first);
         // The other is still there.
-        let refused = Tcp::new(spaces.net(0)?).connect(&nowhere, &at);
+        let refused = Tcp::new(spaces.net(0)?, None).connect(&nowhere, &at);
         if let Ok(link) = refused {
             eventually(|| link.status() == Err(ECONNREFUSED))?;
         }
-        let link = Tcp::new(spaces.net(1)?).connect(&nowhere, &at).here()?;
+        let link = Tcp::new(spaces.net(1)?, None)
+            .connect(&nowhere, &at)
+            .here()?;
         eventually(|| link.status() == Ok(()))?;
         link.close(true);
         drop(second);
