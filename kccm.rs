@@ -20,7 +20,7 @@
 //! | [`sys`]      | wrappers of kernel C interfaces                                            |
 //!
 //! What decides is pure and tested without sockets or threads: `config`, `conn::{frame, hello, state,
-//! credit, outbox, inbox}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
+//! credit, outbox, inbox, ao}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
 //!
 //! # Locks
 //!
@@ -29,7 +29,9 @@
 //! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
 //!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
-//! 3. `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
+//! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
+//!    link, when the keys are looked for again, and from time to time.
+//!    `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
 //!    upcalls of a socket come with it, or with its spin lock, held, and take only `Queue::ready`.
 //! 4. Spin locks: `Endpoint::queues`, and under it `Waiter::delivery`. The others are leaves:
 //!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`,
