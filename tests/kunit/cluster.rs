@@ -18,7 +18,7 @@ use kernel::prelude::*;
 
 /// Starts a cluster, and checks that every two nodes share exactly one connection, which the lower
 /// one has made.
-fn fully_connected(plan: Plan) -> Result {
+pub(super) fn fully_connected(plan: Plan) -> Result {
     let before = sys::tcp_sockets();
     let cluster = Cluster::new(plan)?;
     let count = cluster.nodes().count();

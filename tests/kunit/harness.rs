@@ -5,6 +5,7 @@
 //! A failed KUnit assertion ends the test's thread without running destructors, which would leave
 //! nodes behind. So tests return errors instead, and what finds one says where in the log.
 
+use super::keys::Chest;
 use super::net::{
     Below,
     Gate,
@@ -585,6 +586,14 @@ impl Cluster {
     /// The gate below a node.
     pub(super) fn gate(&self, id: NodeId) -> Result<Arc<Gate>> {
         Ok(self.gates()?[usize::from(id)].clone())
+    }
+
+    /// The keyring of a node.
+    pub(super) fn chest(&self, id: NodeId) -> Result<Arc<Chest>> {
+        match &self.plan.below {
+            Below::Keyed(chests) => chests[usize::from(id)].clone().ok_or(EINVAL),
+            _ => Err(EINVAL),
+        }
     }
 
     /// Waits until all that have been started are connected to all nodes.

@@ -14,6 +14,7 @@
 //! | `rcall`    | remote calls, short and long, with and without reply (P5, P8, P9)      |
 //! | `handlers` | registering functions, and taking them back                            |
 //! | `session`  | exactly once and in order, across connections and restarts             |
+//! | `keys`     | who has the key, and who has not; keys that change                     |
 //! | `recovery` | peers that break, fall silent, come back; events (P2, P11)             |
 //! | `netns`    | nodes in network namespaces of their own, and cuts between them        |
 //! | `noio`     | nothing that is allocated may wait for I/O                             |
@@ -27,6 +28,7 @@
 mod cluster;
 mod handlers;
 mod harness;
+mod keys;
 mod listener;
 mod net;
 mod netns;

@@ -10,6 +10,7 @@ use super::harness::{
     Here,
     SOON_MS, //
 };
+use super::keys::Chest;
 use super::sys;
 use crate::config::NodeId;
 use crate::conn::frame::tests::PING;
@@ -64,14 +65,23 @@ pub(super) enum Below {
     Apart(Spaces),
     /// No sockets at all.
     Memory(Arc<Memory>),
+    /// TCP, with keys for each node that has some.
+    Keyed(KVec<Option<Arc<Chest>>>),
 }
 
 impl Below {
     /// The network of a node.
     pub(super) fn transport(&self, id: NodeId) -> Result<KBox<dyn Transport>> {
-        let tcp = Tcp::new(Net::current(), None);
+        let ring = match self {
+            Below::Keyed(chests) => match &chests[usize::from(id)] {
+                Some(chest) => Some(chest.ring(id)?),
+                None => None,
+            },
+            _ => None,
+        };
+        let tcp = Tcp::new(Net::current(), ring);
         Ok(match self {
-            Below::Tcp => KBox::new(tcp, GFP_KERNEL)?,
+            Below::Tcp | Below::Keyed(_) => KBox::new(tcp, GFP_KERNEL)?,
             Below::Gated(gates) => {
                 KBox::new(Gated(gates[usize::from(id)].clone(), tcp), GFP_KERNEL)?
             }

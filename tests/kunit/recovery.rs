@@ -44,7 +44,7 @@ fn snapshot(node: &Node, peer: NodeId) -> Result<Snapshot> {
 }
 
 /// Numbered messages from one node to another, for as long as it lives.
-struct Stream {
+pub(super) struct Stream {
     stop: Arc<Atomic<bool>>,
     sent: Arc<Atomic<u64>>,
     sender: Job<Result>,
@@ -52,7 +52,8 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(from: &Arc<Node>, to: &Arc<Node>) -> Result<Self> {
+    /// Begins it.
+    pub(super) fn new(from: &Arc<Node>, to: &Arc<Node>) -> Result<Self> {
         let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
         let sent = Arc::new(Atomic::new(0), GFP_KERNEL)?;
         let (at, source, dst) = (to.clone(), from.id(), to.id());
@@ -87,13 +88,13 @@ impl Stream {
     }
 
     /// Waits until some more messages have gone.
-    fn flows(&self) -> Result {
+    pub(super) fn flows(&self) -> Result {
         let before = self.sent.load(Relaxed);
         eventually(|| self.sent.load(Relaxed) >= before + 10)
     }
 
     /// Ends it. All that was sent has arrived, in order.
-    fn end(self) -> Result {
+    pub(super) fn end(self) -> Result {
         self.stop.store(true, Relaxed);
         self.sender.join()??;
         let received = self.receiver.join()??;
