@@ -47,6 +47,8 @@ PARAMETERS: dict[str, object] = {
     "queue_bytes": 512 << 10,
     "max_rcall": 65536,
     "rcall_bytes": 512 << 10,
+    "kept_bytes": 256 << 10,
+    "kept_frames": 256,
     "short_warn_us": 1000000,
 }
 TIMES = ("handshake_ms",)
@@ -84,7 +86,7 @@ def progress(historian: Historian, tormentor: Tormentor) -> str:
     """Counts so far."""
     count = historian.count
     return (
-        f"messages {count(Kind.SENT)} sent {count(Kind.RECV)} received, "
+        f"messages {count(Kind.SENT, Kind.CONFIRMED)} sent {count(Kind.RECV)} received, "
         f"calls {count(Kind.CALLED, Kind.REPLIED)} made {count(Kind.RUN)} run, "
         f"incarnations {count(Kind.BEGIN)}, faults {tormentor.done.faults.total()}"
     )

@@ -309,7 +309,9 @@ class Machine:
         """
         if not check:
             return self.run(" && ".join(f"rmmod {name}" for name in modules), timeout, check)
-        again = "n=0; until rmmod {0} 2>/tmp/rmmod || [ $n -ge 30 ]; do n=$((n + 1)); sleep 0.1; done"
+        again = (
+            "n=0; until rmmod {0} 2>/tmp/rmmod || [ $n -ge 30 ]; do n=$((n + 1)); sleep 0.1; done"
+        )
         tried = (f"{again.format(name)}; [ ! -d /sys/module/{name} ]" for name in modules)
         return self.run(f"{{ {' && '.join(tried)}; }} || {{ cat /tmp/rmmod; false; }}", timeout)
 

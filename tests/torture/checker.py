@@ -20,7 +20,7 @@ events        "up" and "down" alternate, "down" is of what was up, what has been
               come back
 reply         a synchronous call that succeeded has run its handler, and has the reply to itself
 hung          at the end, nothing waits any more
-flush         when a flush has succeeded, the short calls before it have run
+confirmed     when the delivery of a message is confirmed, the short calls before it have run
 history       the history itself makes sense
 
 Of a machine that was killed, an operation that had begun and not ended may or may not have taken
@@ -42,7 +42,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import history
-from history import SHORT_FUNCTIONS, Fields, Flag, Kind, Tag
+from history import MESSAGES, SHORT_FUNCTIONS, Fields, Flag, Kind, Tag
 
 # Complaints of one rule that are told in full.
 SHOWN = 20
@@ -66,12 +66,17 @@ _NOT_RUN = frozenset(
     )
 )
 
-_BEGINS = frozenset({Kind.SEND, Kind.CALL, Kind.SYNC, Kind.FLUSH})
+# The same of a message whose delivery was to be confirmed.
+_NOT_SENT = frozenset(
+    -number for number in (errno.EMSGSIZE, errno.EINVAL, errno.EDEADLK, errno.ENOMEM, errno.ENODEV)
+)
+
+_BEGINS = MESSAGES | {Kind.CALL, Kind.SYNC}
 _ENDS = {
     Kind.SENT: Kind.SEND,
     Kind.CALLED: Kind.CALL,
     Kind.REPLIED: Kind.SYNC,
-    Kind.FLUSHED: Kind.FLUSH,
+    Kind.CONFIRMED: Kind.CONFIRM,
 }
 
 
@@ -190,15 +195,15 @@ class Operations:
 
     def accepted(self, number: int) -> bool:
         """Whether this is a message or an asynchronous call that KCCM has taken charge of."""
-        kind = self.kind[number]
-        is_sent = kind in (Kind.SEND, Kind.CALL)
+        is_sent = self.kind[number] in (Kind.SEND, Kind.CONFIRM, Kind.CALL)
         return is_sent and self.end[number] != 0 and self.result[number] == 0
 
     def refused(self, number: int) -> bool:
         """Whether the caller was told that this has not been sent."""
         if not self.end[number] or not self.result[number]:
             return False
-        return self.kind[number] != Kind.SYNC or self.result[number] in _NOT_RUN
+        certain = {Kind.SYNC: _NOT_RUN, Kind.CONFIRM: _NOT_SENT}.get(Kind(self.kind[number]))
+        return certain is None or self.result[number] in certain
 
 
 class Deliveries:
@@ -265,7 +270,7 @@ class Life:
 # What is delivered in the order in which it was sent: messages of a tag, or short calls. None: no
 # such order.
 def _order_of(kind: int, tag: int) -> int | None:
-    if kind in (Kind.SEND, Kind.RECV):
+    if kind == Kind.RECV or kind in MESSAGES:
         return tag
     return Tag.SHORT if tag in SHORT_FUNCTIONS else None
 
@@ -274,9 +279,8 @@ _WORDS = {
     Kind.SEND: "message",
     Kind.CALL: "call",
     Kind.SYNC: "synchronous call",
-    Kind.FLUSH: "flush",
+    Kind.CONFIRM: "confirmed message",
 }
-_PLURALS = {kind: f"{word}{'es' if kind == Kind.FLUSH else 's'}" for kind, word in _WORDS.items()}
 
 
 class Checker:
@@ -404,7 +408,7 @@ class Checker:
         sessions = _Sessions(self.lives, streams)
         for life in self.lives:
             self._check_operations(life, sessions)
-            self._check_flushes(life)
+            self._check_confirmed(life)
         self.verdict.counts["incarnations"] = len(self.lives)
         return self.verdict
 
@@ -502,7 +506,7 @@ class Checker:
             complain("invented", f"{sender} has sent nothing of this number")
             return None
         sent = operations.kind[number]
-        right_kind = sent == Kind.SEND if kind == Kind.RECV else sent in (Kind.CALL, Kind.SYNC)
+        right_kind = (sent in MESSAGES) == (kind == Kind.RECV)
         to = operations.node[number]
         if not right_kind or to != receiver.node or operations.tag[number] != tag:
             word = _WORDS[Kind(sent)]
@@ -572,7 +576,7 @@ class Checker:
                     )
                 continue
             result = operations.result[number]
-            counts[f"{_PLURALS[Kind(kind)]} {_outcome(kind, result)}"] += 1
+            counts[f"{_WORDS[Kind(kind)]}s {_outcome(kind, result)}"] += 1
             if operations.receiver[number]:
                 if kind == Kind.SYNC and result in _RAN:
                     self._check_reply(life, number)
@@ -602,35 +606,38 @@ class Checker:
         elif (answer.length, answer.crc) != (operations.length[number], operations.crc[number]):
             self.verdict.complain("reply", f"{what}: the reply is to other arguments")
 
-    def _check_flushes(self, life: Life) -> None:
-        """The short calls that came before a flush that succeeded have run."""
+    def _check_confirmed(self, life: Life) -> None:
+        """The short calls that came before a message whose delivery was confirmed have run."""
         operations = life.operations
-        flushes = [n for n in range(1, len(operations)) if operations.kind[n] == Kind.FLUSH]
+        confirmed = [
+            number
+            for number in range(1, len(operations))
+            if operations.kind[number] == Kind.CONFIRM and operations.accepted(number)
+        ]
         missing = [
             number
-            for number in range(1, len(operations) if flushes else 0)
+            for number in range(1, len(operations) if confirmed else 0)
             if operations.tag[number] in SHORT_FUNCTIONS
             and operations.accepted(number)
             and not operations.receiver[number]
         ]
-        for flush in flushes:
-            begin, end = operations.begin[flush], operations.end[flush]
-            if not end or operations.result[flush]:
-                continue
-            peer = self._up_throughout(life, operations.node[flush], begin, end)
+        for sent in confirmed if missing else ():
+            begin, end = operations.begin[sent], operations.end[sent]
+            peer = self._up_throughout(life, operations.node[sent], begin, end)
             ready = life.answering.get(peer.incarnation, _NEVER) if peer else _NEVER
             for number in missing:
-                to_it = operations.node[number] == operations.node[flush]
+                to_it = operations.node[number] == operations.node[sent]
                 if to_it and operations.begin[number] > ready and operations.end[number] < begin:
-                    text = f"{life}: {_describe(life, number)} has not run: flush {flush}"
-                    self.verdict.complain("flush", text)
+                    text = f"{_describe(life, number)} has not run before {_describe(life, sent)}"
+                    self.verdict.complain("confirmed", f"{life}: {text}")
 
     def _up_throughout(self, life: Life, node: int, begin: int, end: int) -> Life | None:
-        """The incarnation of a node that was up between two places in a history."""
+        """The incarnation of a node that was up between two places, and kept its handlers."""
         events = [event for event in life.events if event.node == node and event.at < end]
         if not events or not events[-1].up or events[-1].at > begin:
             return None
-        return self._by_incarnation.get(events[-1].incarnation)
+        peer = self._by_incarnation.get(events[-1].incarnation)
+        return peer if peer and peer.stop == _NEVER else None
 
 
 class _Stream:
@@ -705,7 +712,7 @@ class _Sessions:
         begin, end = operations.begin[number], operations.end[number]
         order = _order_of(kind, tag)
         for session in self._sessions[life.index, operations.node[number]]:
-            since = session.messages_from if kind == Kind.SEND else session.calls_from
+            since = session.messages_from if kind in MESSAGES else session.calls_from
             if begin <= since:
                 continue
             if session.quiet:

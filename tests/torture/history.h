@@ -29,8 +29,8 @@ struct history_ring {
 
 /*
  * What happened. Operations have a number that is theirs alone within one
- * incarnation, from 1. SEND, CALL, SYNC and FLUSH are written before the
- * function is called, SENT, CALLED, REPLIED and FLUSHED after it has returned.
+ * incarnation, from 1. SEND, CALL, SYNC and CONFIRM are written before the
+ * function is called, SENT, CALLED, REPLIED and CONFIRMED after it has returned.
  */
 enum history_kind {
 	HISTORY_BEGIN = 1,	/* loaded: number: which time, incarnation: own */
@@ -55,8 +55,8 @@ enum history_kind {
 	HISTORY_REPLIED = 11,
 	HISTORY_RUN = 12,	/* a handler begins: as RECV */
 	HISTORY_STOP = 13,	/* handlers are about to be taken back */
-	HISTORY_FLUSH = 14,	/* to node, number */
-	HISTORY_FLUSHED = 15,	/* number, result */
+	HISTORY_CONFIRM = 14,	/* as SEND, with kccm_send_sync() */
+	HISTORY_CONFIRMED = 15,
 	/* The end, all being quiet; node, incarnation: up, 0 if it is not. */
 	HISTORY_FINAL = 16,
 	HISTORY_END = 17,	/* unloaded */

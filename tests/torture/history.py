@@ -35,14 +35,18 @@ class Kind(IntEnum):
     REPLIED = 11
     RUN = 12
     STOP = 13
-    FLUSH = 14
-    FLUSHED = 15
+    CONFIRM = 14
+    CONFIRMED = 15
     FINAL = 16
     END = 17
     # The host's own.
     STARTING = 32  # KCCM is about to be loaded on `node`, for the time `number`
     DIED = 33  # this machine has ended; all that it wrote is before this
     CLOCK = 34  # `number` milliseconds have passed since the run began
+
+
+# What sends a message.
+MESSAGES = frozenset({Kind.SEND, Kind.CONFIRM})
 
 
 class Flag(IntEnum):

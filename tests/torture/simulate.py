@@ -13,12 +13,18 @@ import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from history import SHORT_FUNCTIONS, Flag, Kind, Record, Tag
+from history import MESSAGES, SHORT_FUNCTIONS, Flag, Kind, Record, Tag
 
 Histories = dict[int, list[Record]]
 
 _TAGS = (Tag.ANY, Tag.PROBED, Tag.EACH)
 _FUNCTIONS = (Tag.SHORT, Tag.BRIEF, Tag.LONG)
+_ENDS = {
+    Kind.SEND: Kind.SENT,
+    Kind.CONFIRM: Kind.CONFIRMED,
+    Kind.CALL: Kind.CALLED,
+    Kind.SYNC: Kind.REPLIED,
+}
 
 
 @dataclass
@@ -116,7 +122,7 @@ class Simulation:
             self._forget(node, gone.incarnation)
             for operation in node.begun:
                 to_it = operation.to == number and operation.taken
-                if to_it and operation.kind == Kind.SYNC and operation.result is None:
+                if to_it and operation.result is None:
                     operation.result = -errno.EHOSTDOWN
         return gone
 
@@ -196,10 +202,10 @@ class Simulation:
     def _begin(self, node: Node) -> None:
         """A thread calls KCCM."""
         other = self.random.choice([n for n in self.histories if n != node.node])
-        kind = self.random.choice([Kind.SEND, Kind.SEND, Kind.CALL, Kind.SYNC])
+        kind = self.random.choice([Kind.SEND, Kind.SEND, Kind.CONFIRM, Kind.CALL, Kind.SYNC])
         if self._quiet or len(node.begun) > 6:
             return
-        if kind == Kind.SEND:
+        if kind in MESSAGES:
             self._new(node, other, kind, self.random.choice(_TAGS))
         elif node.told.get(other) in node.ready:
             self._new(node, other, kind, self.random.choice(_FUNCTIONS))
@@ -226,7 +232,7 @@ class Simulation:
             operation.result = -errno.EAGAIN
         else:
             self._sessions[node.incarnation, peer.incarnation].append(operation)
-            if operation.kind != Kind.SYNC:
+            if operation.kind in (Kind.SEND, Kind.CALL):
                 operation.result = 0
 
     def _finish_one(self, node: Node) -> None:
@@ -243,8 +249,7 @@ class Simulation:
         if not operation.taken:
             operation.taken, operation.result = True, -errno.EINTR
         node.begun.remove(operation)
-        ends = {Kind.SEND: Kind.SENT, Kind.CALL: Kind.CALLED, Kind.SYNC: Kind.REPLIED}
-        end = Record(ends[operation.kind], result=operation.result, number=operation.number)
+        end = Record(_ENDS[operation.kind], result=operation.result, number=operation.number)
         if operation.result == 0 and operation.answer:
             end = operation.answer
         self._write(node, end)
@@ -255,7 +260,9 @@ class Simulation:
         if not arriving:
             return
         operation = self.random.choice(arriving).popleft()
-        if operation.kind == Kind.SEND:
+        if operation.kind in MESSAGES:
+            if operation.kind == Kind.CONFIRM and operation.result is None:
+                operation.result = 0
             node.queues[operation.sender.incarnation, operation.tag].append(operation)
         elif operation.tag in SHORT_FUNCTIONS:
             self._run(node, operation)

@@ -76,7 +76,7 @@ class Scribe:
 
     def end(self, begun: Record, result: int = 0) -> None:
         """The end of an operation."""
-        ends = {Kind.SEND: Kind.SENT, Kind.CALL: Kind.CALLED, Kind.FLUSH: Kind.FLUSHED}
+        ends = {Kind.SEND: Kind.SENT, Kind.CALL: Kind.CALLED, Kind.CONFIRM: Kind.CONFIRMED}
         self.write(ends[Kind(begun.kind)], 0, number=begun.number, result=result)
 
     def replied(self, begun: Record, by: Scribe, result: int = 0, **fields: int) -> None:
@@ -95,7 +95,7 @@ class Scribe:
         """A message or a call arrives."""
         came = {"number": sent.number, "length": sent.length, "crc": sent.crc}
         came["incarnation"] = source.incarnation
-        kind = Kind.RECV if sent.kind == Kind.SEND else Kind.RUN
+        kind = Kind.RECV if sent.kind in history.MESSAGES else Kind.RUN
         if kind == Kind.RECV:
             came["result"] = 1
         tag = fields.pop("tag", sent.tag)
@@ -204,13 +204,15 @@ def test_everything() -> None:
     b.receive(a, failing)
     a.replied(failing, b, -errno.EREMOTEIO, length=0, crc=0)
     a.send(b, result=-errno.EAGAIN)
-    flush = a.start(Kind.FLUSH, b, 0)
-    a.end(flush)
+    sure = a.start(Kind.CONFIRM, b, Tag.EACH)
+    b.receive(a, sure)
+    a.end(sure)
     a.final(b)
     b.final(a)
     said = verdict(a, b)
     assert said.good
-    assert said.counts["messages accepted"] == said.counts["messages delivered"] == 3
+    assert said.counts["messages accepted"] + 1 == said.counts["messages delivered"] == 4
+    assert said.counts["confirmed messages accepted"] == 1
     assert said.counts["synchronous calls replied"] == 2
     assert said.counts["calls run"] == 4
 
@@ -281,6 +283,30 @@ def test_uncertain_call() -> None:
         a.final(b)
         b.final(a)
         assert verdict(a, b).good
+
+
+def test_unconfirmed() -> None:
+    """A message whose delivery was not confirmed in time may have been delivered, or not."""
+    for arrives in (True, False):
+        a, b = pair()
+        sure = a.start(Kind.CONFIRM, b, Tag.ANY)
+        a.end(sure, -errno.ETIMEDOUT)
+        if arrives:
+            b.receive(a, sure)
+        a.final(b)
+        b.final(a)
+        assert verdict(a, b).good
+
+
+def test_confirmed_while_unloading() -> None:
+    """A call whose handler has been taken back does not run, while messages still arrive."""
+    a, b = pair()
+    a.send(b, Tag.SHORT)
+    sure = a.start(Kind.CONFIRM, b, Tag.ANY)
+    a.end(sure)
+    assert verdict(a, b).rules == {"confirmed"}
+    b.write(Kind.STOP)
+    assert verdict(a, b).good
 
 
 def test_received_before_up() -> None:
@@ -683,10 +709,25 @@ def hung_unloaded(a: Scribe, b: Scribe) -> None:
     a.write(Kind.END)
 
 
-def flush_too_early(a: Scribe, b: Scribe) -> None:
-    """A flush succeeds, and a call before it does not run."""
+def confirmed_too_early(a: Scribe, b: Scribe) -> None:
+    """The delivery of a message is confirmed, and a call before it does not run."""
     a.send(b, Tag.SHORT)
-    a.end(a.start(Kind.FLUSH, b, 0))
+    sure = a.start(Kind.CONFIRM, b, Tag.EACH)
+    b.receive(a, sure)
+    a.end(sure)
+
+
+def lost_confirmed(a: Scribe, b: Scribe) -> None:
+    """A message whose delivery was confirmed is not received, a later one is."""
+    a.end(a.start(Kind.CONFIRM, b, Tag.ANY))
+    b.receive(a, a.send(b))
+
+
+def refused_confirmed(a: Scribe, b: Scribe) -> None:
+    """A message that was to be confirmed, and was too long, arrives."""
+    sure = a.start(Kind.CONFIRM, b, Tag.ANY)
+    a.end(sure, -errno.EMSGSIZE)
+    b.receive(a, sure)
 
 
 def history_twice_begun(a: Scribe, b: Scribe) -> None:
@@ -754,7 +795,7 @@ def history_unknown_kind(a: Scribe, b: Scribe) -> None:
 
 
 _RULES = {"duplicate", "lost", "order", "invented", "damaged", "refused", "old", "events"}
-_RULES |= {"reply", "hung", "flush", "history"}
+_RULES |= {"reply", "hung", "confirmed", "history"}
 
 
 def _broken() -> Iterator[tuple[str, Broken]]:

@@ -177,6 +177,18 @@ static int send(int node, u8 tag, struct body *body, u32 length, long timeout)
 	return ret;
 }
 
+static int send_sync(int node, u8 tag, struct body *body, u32 length,
+		     long timeout)
+{
+	struct history_record begun;
+	int ret;
+
+	begun = begin(HISTORY_CONFIRM, node, tag, body, length);
+	ret = kccm_send_sync(node, tags[tag], body, length, timeout);
+	end(&begun, ret);
+	return ret;
+}
+
 static int call(int node, u8 tag, struct body *body, u32 length, long timeout)
 {
 	struct history_record begun;
@@ -251,6 +263,8 @@ static bool answers(int node)
 static int send_something(struct sender *s)
 {
 	struct node_state *to = &nodes[s->node];
+	long timeout;
+	u32 length;
 	u8 tag;
 	int ret;
 
@@ -262,8 +276,12 @@ static int send_something(struct sender *s)
 		return ret;
 	}
 	tag = TAG_ANY + below(&s->random, TAG_MESSAGES - TAG_ANY);
-	return send(s->node, tag, s->buf, some_length(&s->random),
-		    some_timeout(&s->random));
+	length = some_length(&s->random);
+	timeout = some_timeout(&s->random);
+	if (!below(&s->random, 16))
+		return send_sync(s->node, tag, s->buf, length,
+				 timeout == KCCM_NOWAIT ? KCCM_FOREVER : timeout);
+	return send(s->node, tag, s->buf, length, timeout);
 }
 
 static int call_something(struct sender *s)
@@ -411,6 +429,16 @@ static int make_reply(struct kccm_call *call, const struct body *args)
 	return status_of(args->number);
 }
 
+/* Where nothing is received, calls pile up, too. */
+static void be_slow(unsigned int ms)
+{
+	int i;
+
+	msleep(ms);
+	for (i = 0; i < 100 && !READ_ONCE(receiving); i++)
+		msleep(IDLE_MS);
+}
+
 static int handle(struct kccm_call *this, void *ctx)
 {
 	const struct body *args = this->args;
@@ -423,7 +451,7 @@ static int handle(struct kccm_call *this, void *ctx)
 	if (tag == FUNC_LONG)
 		fsleep(args->number % 4096);
 	if (tag == FUNC_SLOW)
-		msleep(args->number % 300);
+		be_slow(args->number % 300);
 	/* Handlers send and call, too. */
 	if (READ_ONCE(sending) && args->number % 4 == 0) {
 		if (tag == FUNC_BRIEF)
