@@ -47,7 +47,7 @@ LINK_FAULTS = {
 KINDS = (*NODE_FAULTS, *LINK_FAULTS)
 
 # Something of the same kind is done more often than others of its lane.
-_TWICE = ("reload", "freeze", "cut", "reset")
+_TWICE = ("reload", "freeze", "deaf", "cut", "reset")
 
 # From the end of one fault of a node to its next one; between faults of links.
 _NODE_GAP = (1.0, 4.0)
@@ -59,7 +59,7 @@ _LENGTHS: dict[str, tuple[float, float]] = {
     "reload": (0.0, 2.0),
     "freeze": (0.1, 0.8),
     "long freeze": (1.5, 3.0),
-    "deaf": (1.0, 5.0),
+    "deaf": (1.0, 8.0),
     "starve": (1.0, 4.0),
     "cut one way": (0.1, 5.0),
     "cut": (0.1, 5.0),

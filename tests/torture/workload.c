@@ -66,6 +66,7 @@ struct sender {
 
 struct receiver {
 	struct task_struct *task;
+	struct rnd_state random;
 	int source;
 	u8 tag;
 	void *buf;
@@ -399,6 +400,9 @@ static int receiver_thread(void *data)
 			msleep(IDLE_MS);
 		else if (receive(r) == -EHOSTDOWN)
 			msleep(IDLE_MS);
+		/* Now and then something else is more urgent. */
+		else if (r->tag != TAG_READY && !below(&r->random, 256))
+			msleep(below(&r->random, 1000));
 		cond_resched();
 	}
 	return 0;
@@ -527,6 +531,7 @@ static int start_receiver(int source, u8 tag)
 
 	r->source = source;
 	r->tag = tag;
+	prandom_seed_state(&r->random, own_incarnation + source + tag);
 	r->buf = kvmalloc(max_size, GFP_KERNEL);
 	if (!r->buf)
 		return -ENOMEM;
