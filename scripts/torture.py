@@ -126,7 +126,7 @@ class Run:
         self.log = Log(self.folder / "log.txt")
         self.wrong: list[str] = []
         self.historian = Historian(self.folder, len(cluster), RING_BYTES)
-        settings = Settings(arguments.seed, arguments.pause_us, parameters())
+        settings = Settings(arguments.seed, arguments.pause_us, parameters(), arguments.signed)
         self.tormentor = Tormentor(cluster, self.historian, settings, self.log.say)
         self.schedule = schedule.make(
             arguments.seed,
@@ -160,12 +160,16 @@ class Run:
         arguments = self.arguments
         self.log.say(
             f"seed {arguments.seed}: {arguments.nodes} nodes on the {self.cluster.flavour.name} "
-            f"kernel for {arguments.duration:g} s, {len(self.schedule)} faults planned"
+            f"kernel for {arguments.duration:g} s, {len(self.schedule)} faults planned, "
+            f"{'signed' if arguments.signed else 'not signed'}"
         )
         self.tormentor.boot()
         self.cluster.switch.seed(arguments.seed)
         if "starve" in arguments.kinds and not self.tormentor.has_failslab():
             self.log.say("left out: starve (this kernel has no failslab)")
+        if "rekey" in arguments.kinds and not arguments.signed:
+            why = arguments.cannot_sign or "this run is not signed"
+            self.log.say(f"left out: rekey ({why})")
         self.log.say("all nodes are connected")
 
     def _settle(self) -> None:
@@ -254,6 +258,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pause-us", type=int, default=20000, help="between two things of a thread"
     )
+    parser.add_argument(
+        "--signed",
+        action=argparse.BooleanOptionalAction,
+        help="whether KCCM has a key (default: made from the seed)",
+    )
     parser.add_argument("--folder", type=Path, default=harness.BUILD / "torture")
     arguments = parser.parse_args(argv)
     if not 2 <= arguments.nodes <= 8:
@@ -264,7 +273,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if unknown := set(chosen) - set(schedule.KINDS):
         parser.error(f"no such kind of fault: {', '.join(sorted(unknown))}")
     arguments.kinds = chosen or list(schedule.KINDS)
+    if arguments.signed is None:
+        arguments.signed = schedule.signs(arguments.seed)
     return arguments
+
+
+def cannot_sign() -> str:
+    """Why the guests cannot sign what they send; empty if they can."""
+    if b"parmtype=key:" not in harness.flavour().module("kccm").read_bytes():
+        return "kccm.ko has no parameter key"
+    return "" if shutil.which("keyctl") else "the host has no keyctl"
 
 
 def _interrupt(*_: object) -> None:
@@ -277,8 +295,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     folder: Path = arguments.folder
     try:
+        arguments.cannot_sign = cannot_sign()
+        arguments.signed = arguments.signed and not arguments.cannot_sign
+        tools = ("keyctl",) if arguments.signed else ()
         cluster = Cluster(
-            arguments.nodes, name=folder.name, parent=folder.parent, shared=SHARED, memory_mb=None
+            arguments.nodes, name=folder.name, parent=folder.parent, shared=SHARED, tools=tools
         )
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -36,6 +37,9 @@ _RETRY_SECONDS = 0.2
 # Kinds whose beginning and end are commands to a guest that may be gone just then.
 _COMMANDS = frozenset({"disconnect", "reconnect", "part"})
 
+# What keys are called in the guests' keyrings, without their numbers.
+KEY = "kccm:torture"
+
 Say = Callable[[str], None]
 
 
@@ -46,6 +50,7 @@ class Settings:
     seed: int
     pause_us: int
     kccm: dict[str, Any]
+    signed: bool
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Tormentor:
         self._errors: list[Exception] = []
         self._links = _Links(cluster)
         self._starving = False
+        # The numbers of the keys that a node has to have.
+        self._keys = [1]
         self._began = 0.0
 
     # The cluster.
@@ -101,6 +108,9 @@ class Tormentor:
         kccm = self._cluster.parameters(node, **self._settings.kccm)
         ours = f"life={life} seed={self._settings.seed} pause_us={self._settings.pause_us}"
         steps = [f"{insmod('kccm')} {kccm}", f"{insmod(MODULE)} {ours}"]
+        if self._settings.signed:
+            steps[0] += f" key={KEY}"
+            steps = [self._add_key(number) for number in self._keys] + steps
         self._cluster[node].run(" && ".join(steps), _LOAD_SECONDS)
 
     def unload(self, node: int) -> None:
@@ -117,13 +127,16 @@ class Tormentor:
         lanes: dict[int | None, list[Fault]] = {}
         for fault in schedule:
             lanes.setdefault(fault.node, []).append(fault)
-        links = lanes.pop(None, [])
+        whole = lanes.pop(None, [])
+        links = [fault for fault in whole if not fault.order]
+        keys = [fault for fault in whole if fault.order]
         self._began = time.monotonic()
         threads = [
             threading.Thread(target=self._guard, args=(self._node_lane, lane, duration))
             for lane in lanes.values()
         ]
-        threads.append(threading.Thread(target=self._guard, args=(self._link_lane, links)))
+        for lane, work in ((self._link_lane, links), (self._key_lane, keys)):
+            threads.append(threading.Thread(target=self._guard, args=(lane, work)))
         for thread in threads:
             thread.start()
         self._sleep_until(duration)
@@ -274,6 +287,41 @@ class Tormentor:
         finally:
             self._locks[node].release()
         return True
+
+    # Keys.
+
+    def _key_lane(self, lane: list[Fault]) -> None:
+        """One new key after the other. A node that is not there just then is told when it is."""
+        for fault in lane:
+            self._sleep_until(fault.at)
+            if self._abort.is_set():
+                return
+            if not self._settings.signed:
+                self.done.missed[fault.kind] += 1
+                continue
+            self._tell(fault)
+            old = self._keys[-1]
+            new = old % 255 + 1
+            pause = fault.lasts / 2 / len(fault.order)
+            self._keys = [old, new]
+            self._rekey(fault.order, self._add_key(new), pause)
+            self._keys = [new]
+            unlink = f"keyctl unlink %logon:{KEY}:{old} @u"
+            self._rekey(fault.order, unlink, pause)
+            self.done.faults[fault.kind] += 1
+
+    def _rekey(self, order: Iterable[int], change: str, pause: float) -> None:
+        for node in order:
+            if self._abort.is_set():
+                return
+            with self._locks[node]:
+                # A node that was booted or loaded meanwhile has what it has to have.
+                self._cluster[node].run(f"{{ {change}; }} 2>&1; echo 1 >{SYSFS}/rekey")
+            self._pause(pause)
+
+    def _add_key(self, number: int) -> str:
+        secret = hashlib.sha256(f"{self._settings.seed} {number}".encode()).hexdigest()
+        return f"keyctl add logon {KEY}:{number} {secret} @u >/dev/null"
 
     # The end.
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is done to whom, and when: made from a seed, before anything is done.
 
-There is a lane for each node, in which one thing is done after the other, and
-one for the links, in which things overlap. Each lane deals its kinds of faults
+There is a lane for each node, in which one thing is done after the other, one
+for the links, in which things overlap, and one for the cluster's keys. Each lane deals its kinds of faults
 like cards, from a shuffled deck, so that all of them come up also in a short
 run. The same seed, nodes, duration and kinds give the same schedule.
 """
@@ -44,7 +44,10 @@ LINK_FAULTS = {
     "part": "an administrator keeps two nodes apart for a while",
 }
 
-KINDS = (*NODE_FAULTS, *LINK_FAULTS)
+# And to the cluster.
+KEY_FAULTS = {"rekey": "it gets a new key, one node after the other, and then loses the old one"}
+
+KINDS = (*NODE_FAULTS, *LINK_FAULTS, *KEY_FAULTS)
 
 # Something of the same kind is done more often than others of its lane.
 _TWICE = ("reload", "freeze", "deaf", "cut", "reset")
@@ -52,6 +55,7 @@ _TWICE = ("reload", "freeze", "deaf", "cut", "reset")
 # From the end of one fault of a node to its next one; between faults of links.
 _NODE_GAP = (1.0, 4.0)
 _LINK_GAP = (0.3, 3.0)
+_KEY_GAP = (2.0, 8.0)
 # How long each lasts; those of DEAD_TIMES are multiples of dead_ms.
 _LENGTHS: dict[str, tuple[float, float]] = {
     "kill": (0.0, 4.0),
@@ -68,6 +72,7 @@ _LENGTHS: dict[str, tuple[float, float]] = {
     "disconnect": (0.0, 0.0),
     "reconnect": (0.0, 0.0),
     "part": (0.1, 3.0),
+    "rekey": (0.0, 5.0),
 }
 _WEATHER_LENGTH = (0.5, 5.0)
 # How long a node takes to be back after these, apart from the planned pause.
@@ -84,6 +89,7 @@ class Fault:
     lasts: float  # seconds
     node: int | None = None
     links: tuple[Link, ...] = ()
+    order: tuple[int, ...] = ()  # of nodes
     weather: Weather | None = None
 
     @property
@@ -97,6 +103,8 @@ class Fault:
             text += f" node {self.node}"
         if self.links:
             text += " " + ",".join(f"{a}>{b}" for a, b in self.links)
+        if self.order:
+            text += " nodes " + ",".join(map(str, self.order))
         if self.weather:
             values = vars(self.weather).items()
             text += " " + " ".join(f"{name}={value:.3f}" for name, value in values if value)
@@ -127,6 +135,8 @@ def make(seed: int, nodes: int, duration: float, dead: float, kinds: Sequence[st
         faults += _node_lane(node, chance, duration, dead, chosen)
     chance = random.Random(f"{seed} links")
     faults += _link_lane(nodes, chance, duration, [kind for kind in LINK_FAULTS if kind in kinds])
+    if "rekey" in kinds:
+        faults += _key_lane(nodes, random.Random(f"{seed} keys"), duration)
     return sorted(faults, key=lambda fault: fault.at)
 
 
@@ -163,6 +173,24 @@ def _link_lane(
             return
         yield fault
         now += chance.uniform(*_LINK_GAP)
+
+
+def _key_lane(nodes: int, chance: random.Random, duration: float) -> Iterator[Fault]:
+    now = chance.uniform(*_KEY_GAP)
+    while True:
+        lasts = chance.uniform(*_LENGTHS["rekey"])
+        if now + lasts > duration:
+            return
+        order = tuple(chance.sample(range(nodes), nodes))
+        yield Fault(now, "rekey", lasts, order=order)
+        now += lasts + chance.uniform(*_KEY_GAP)
+
+
+def signs(seed: int) -> bool:
+    """Whether the nodes of a run sign what they send. In every other one: a forged reset does
+    nothing to those that do.
+    """
+    return random.Random(f"{seed} signs").random() < 0.5
 
 
 def _two(nodes: int, chance: random.Random) -> Link:

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import schedule
-from schedule import KINDS, LINK_FAULTS, NODE_FAULTS, Fault
+from schedule import KEY_FAULTS, KINDS, LINK_FAULTS, NODE_FAULTS, Fault
 
 DURATION = 120.0
 DEAD = 2.0
@@ -33,6 +33,7 @@ def test_all_kinds(seed: int) -> None:
     for fault in faults:
         assert (fault.node is not None) == (fault.kind in NODE_FAULTS)
         assert bool(fault.links) == (fault.kind in LINK_FAULTS)
+        assert (sorted(fault.order) == [0, 1, 2]) == (fault.kind in KEY_FAULTS)
         assert all(a != b and 0 <= min(a, b) and max(a, b) < 3 for a, b in fault.links)
         if fault.weather:
             assert any(vars(fault.weather).values())
@@ -58,6 +59,13 @@ def test_freezes() -> None:
             assert fault.lasts < DEAD
         if fault.kind == "long freeze":
             assert fault.lasts > DEAD
+
+
+def test_signs() -> None:
+    """Some runs are signed, some are not, and the same always in the same way."""
+    signed = [schedule.signs(seed) for seed in range(100)]
+    assert 30 < sum(signed) < 70
+    assert signed == [schedule.signs(seed) for seed in range(100)]
 
 
 def test_chosen_kinds() -> None:
