@@ -305,7 +305,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     try:
-        _tidy(cluster.folder)
+        _tidy(cluster)
         return 0 if Run(arguments, cluster).run() else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -314,13 +314,16 @@ def main() -> int:
         cluster.close()
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what an earlier run with more nodes has left."""
-    for path in folder.glob("node*.history"):
-        path.unlink()
-    for path in folder.glob("node*"):
-        if path.is_dir() and not (path / "console.log").exists():
+def _tidy(cluster: Cluster) -> None:
+    """Remove what an earlier run has left, so that nothing is taken for this run's."""
+    kept = {"console.log", "qemu.log", "switch.log"}
+    ours = {machine.folder for machine in cluster}
+    for path in cluster.folder.iterdir():
+        if path.is_dir() and path not in ours:
             shutil.rmtree(path)
+    for path in cluster.folder.rglob("*"):
+        if path.is_file() and path.name not in kept:
+            path.unlink()
 
 
 if __name__ == "__main__":
