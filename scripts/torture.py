@@ -126,7 +126,8 @@ class Run:
         self.log = Log(self.folder / "log.txt")
         self.wrong: list[str] = []
         self.historian = Historian(self.folder, len(cluster), RING_BYTES)
-        settings = Settings(arguments.seed, arguments.pause_us, parameters(), arguments.signed)
+        pause_us = round(scaled(arguments.pause_us))
+        settings = Settings(arguments.seed, pause_us, parameters(), arguments.signed)
         self.tormentor = Tormentor(cluster, self.historian, settings, self.log.say)
         self.schedule = schedule.make(
             arguments.seed,
