@@ -242,7 +242,7 @@ class Tormentor:
             "probability": str(_STARVE_PERCENT),
         }
         steps = [f"echo {value} >{_FAILSLAB}/{name}" for name, value in settings.items()]
-        chosen = "case $(cat $p/comm) in kccm*) echo 1 >$p/make-it-fail;; esac"
+        chosen = "read -r name <$p/comm && case $name in kccm*) echo 1 >$p/make-it-fail;; esac"
         steps.append(f"for p in /proc/[0-9]*; do {chosen}; done 2>/dev/null; true")
         self._cluster[node].run(" && ".join(steps))
         self._pause(seconds)
