@@ -61,7 +61,8 @@ struct sender {
 	enum job job;
 	/* This one says that the handlers are registered. */
 	bool greets;
-	void *buf, *reply;
+	void *buf;
+	struct reply *reply;
 };
 
 struct receiver {
@@ -549,7 +550,7 @@ static int start_sender(int node, int which, u32 seed)
 	prandom_seed_state(&s->random, ((u64)seed << 32) + (own_node << 16) +
 				       (node << 8) + which);
 	s->buf = kvmalloc(max_size, GFP_KERNEL);
-	s->reply = kmalloc(sizeof(struct reply) + REPLY_MORE, GFP_KERNEL);
+	s->reply = kmalloc(sizeof(*s->reply) + REPLY_MORE, GFP_KERNEL);
 	sender_count++;
 	if (!s->buf || !s->reply)
 		return -ENOMEM;
@@ -628,9 +629,11 @@ int workload_start(u32 seed)
 		ret = register_handlers();
 	if (!ret)
 		ret = start_receivers();
+	if (!ret) {
+		subscription = kccm_subscribe(&subscriber);
+		ret = min(subscription, 0);
+	}
 	if (!ret)
-		subscription = ret = kccm_subscribe(&subscriber);
-	if (ret >= 0)
 		ret = start_senders(seed);
 	if (ret)
 		workload_stop();
