@@ -81,10 +81,15 @@ impl Sender {
         }
     }
 
+    /// Whether there is enough credit for a frame.
+    pub(crate) fn is_enough_for(&self, cost: u64) -> bool {
+        cost <= self.limit - self.sent
+    }
+
     /// Takes credit for a frame, if there is enough.
     pub(crate) fn take(&mut self, cost: u64) -> bool {
         // INVARIANT: `sent` grows to at most `limit`; `limit - sent` shrinks.
-        if cost <= self.limit - self.sent {
+        if self.is_enough_for(cost) {
             self.sent += cost;
             true
         } else {

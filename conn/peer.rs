@@ -113,6 +113,8 @@ pub(crate) struct Stats {
 struct Waiter {
     lane: Lane,
     cost: u64,
+    /// Who came earlier has the lower one.
+    ticket: Atomic<u64>,
     /// Set, under the peer's lock, when it was let through.
     admitted: Atomic<bool>,
     #[pin]
@@ -136,8 +138,11 @@ struct Flow {
     send: [Sender; 2],
     /// What is kept until it is acknowledged: bytes, frames.
     kept: [u64; 2],
-    /// First come, first served, for each lane; so that a long message is not starved by short ones.
+    /// First come, first served, so that a long message is not starved by short ones: within a lane,
+    /// and among those who have credit and wait for room to be kept. Who waits for credit holds up
+    /// nobody in the other lane.
     waiters: [List<Waiter>; 2],
+    tickets: u64,
 }
 
 impl Flow {
@@ -148,6 +153,7 @@ impl Flow {
             send: [0, 1].map(|i: usize| Sender::new(windows[i], granted[i])),
             kept: [0, 0],
             waiters: [List::new(), List::new()],
+            tickets: 0,
         }
     }
 
@@ -164,13 +170,39 @@ impl Flow {
         true
     }
 
+    /// Puts somebody behind all who wait in his lane.
+    fn queue(&mut self, waiter: ListArc<Waiter>) {
+        self.tickets += 1;
+        waiter.ticket.store(self.tickets, Relaxed);
+        self.waiters[waiter.lane as usize].push_back(waiter);
+    }
+
+    /// Whose turn it is: of the first in each lane, the earlier one, if he has credit. His lane, and
+    /// what he needs.
+    fn first(&self) -> Option<(Lane, u64)> {
+        let first = |lane: Lane| {
+            let waiter = self.waiters[lane as usize].iter().next()?;
+            let credit = self.send[lane as usize].is_enough_for(waiter.cost);
+            credit.then(|| (waiter.ticket.load(Relaxed), lane, waiter.cost))
+        };
+        let [messages, calls] = Lane::ALL.map(first);
+        let (_, lane, cost) = match (messages, calls) {
+            (Some(a), Some(b)) if b.0 < a.0 => b,
+            (Some(a), _) => a,
+            (None, b) => b?,
+        };
+        Some((lane, cost))
+    }
+
+    /// Takes what a frame needs that nobody has waited with, unless somebody waits for the same.
+    fn take_at_once(&mut self, lane: Lane, cost: u64, bounds: &[u64; 2]) -> bool {
+        let alone = self.waiters[lane as usize].is_empty();
+        alone && self.first().is_none() && self.take(lane, cost, bounds)
+    }
+
     /// Lets through those whose turn it is.
-    fn admit_waiters(&mut self, lane: Lane, bounds: &[u64; 2]) {
-        loop {
-            let cost = match self.waiters[lane as usize].iter().next() {
-                Some(first) => first.cost,
-                None => return,
-            };
+    fn admit_waiters(&mut self, bounds: &[u64; 2]) {
+        while let Some((lane, cost)) = self.first() {
             if !self.take(lane, cost, bounds) {
                 return;
             }
@@ -556,8 +588,8 @@ impl Peer {
                 for (lane, limit) in Lane::ALL.into_iter().zip(granted) {
                     // One that makes no sense grants nothing.
                     let _ = flow.send[lane as usize].grant(limit);
-                    flow.admit_waiters(lane, &self.keep);
                 }
+                flow.admit_waiters(&self.keep);
             }
             None => {
                 inner.flow = Some(Flow::new(session.clone(), granted));
@@ -755,6 +787,7 @@ impl Peer {
             pin_init!(Waiter {
                 lane,
                 cost,
+                ticket: Atomic::new(0),
                 admitted: Atomic::new(false),
                 done <- OneShot::new(),
                 links <- ListLinks::new(),
@@ -766,9 +799,9 @@ impl Peer {
             let mut inner = self.inner.lock();
             let flow = inner.flow_of(session)?;
             if let Ok(entry) = ListArc::try_from_arc(waiter.clone()) {
-                flow.waiters[lane as usize].push_back(entry);
+                flow.queue(entry);
             }
-            flow.admit_waiters(lane, &self.keep);
+            flow.admit_waiters(&self.keep);
         }
         let waited = waiter.done.wait(timeout);
         self.admitted(&waiter, session, waited)?;
@@ -778,8 +811,7 @@ impl Peer {
     fn try_admit(&self, session: &Arc<Session>, lane: Lane, cost: u64) -> Result<bool> {
         let mut inner = self.inner.lock();
         let flow = inner.flow_of(session)?;
-        let first = flow.waiters[lane as usize].is_empty();
-        Ok(first && flow.take(lane, cost, &self.keep))
+        Ok(flow.take_at_once(lane, cost, &self.keep))
     }
 
     /// A wait for room is over: with it, without it, or with the session.
@@ -802,7 +834,7 @@ impl Peer {
                 break;
             }
         }
-        flow.admit_waiters(waiter.lane, &self.keep);
+        flow.admit_waiters(&self.keep);
         drop(inner);
         drop(found);
         waited?;
@@ -817,7 +849,7 @@ impl Peer {
             return Ok(());
         };
         if flow.send[lane as usize].grant(limit).map_err(|_| EPROTO)? {
-            flow.admit_waiters(lane, &self.keep);
+            flow.admit_waiters(&self.keep);
         }
         Ok(())
     }
@@ -833,9 +865,7 @@ impl Peer {
         }
         flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
         flow.kept[1] = flow.kept[1].saturating_sub(1);
-        for lane in Lane::ALL {
-            flow.admit_waiters(lane, &self.keep);
-        }
+        flow.admit_waiters(&self.keep);
     }
 
     // ---- Receiving: credit.

@@ -292,6 +292,48 @@ mod tests {
         Ok(())
     }
 
+    /// Who has waited for long goes first, in whichever lane: small calls do not take the room that a
+    /// long message waits for.
+    #[test]
+    fn long_message_is_not_starved() -> Result {
+        let mut plan = Plan::gated(2)?;
+        plan.limits.kept_bytes = 4096;
+        let cluster = Cluster::new(plan)?;
+        let (from, to) = cluster.pair()?;
+        let count = register_counter(&to, Class::Short, None)?;
+        let gate = cluster.gate(0)?;
+        // What is sent is kept until this is over.
+        gate.set_deaf(true);
+        let small = |timeout| from.rcall(1, FUNC, &[], timeout);
+        small(SOON).here()?;
+        let theirs = from.clone();
+        let patience = Timeout::After(200 * SLOWNESS);
+        let impatient = spawn(move || theirs.send(1, TAG, &[0; 8192], patience))?;
+        impatient.wait_asleep()?;
+        check_eq!(small(Timeout::NoWait), Err(EAGAIN));
+        let theirs = from.clone();
+        let behind = spawn(move || theirs.rcall(1, FUNC, &[], SOON))?;
+        behind.wait_asleep()?;
+        // Nobody waits for one that has given up.
+        check_eq!(impatient.join()?, Err(ETIMEDOUT));
+        check_eq!(behind.join()?, Ok(()));
+        eventually(|| count.load(Relaxed) == 2)?;
+        small(Timeout::NoWait).here()?;
+        let theirs = from.clone();
+        let long = spawn(move || theirs.send(1, TAG, &[0; 8192], SOON))?;
+        long.wait_asleep()?;
+        let theirs = from.clone();
+        let behind = spawn(move || theirs.rcall(1, FUNC, &[], SOON))?;
+        behind.wait_asleep()?;
+        gate.set_deaf(false);
+        break_once(&to, &from)?;
+        check_eq!(long.join()?, Ok(()));
+        check_eq!(behind.join()?, Ok(()));
+        eventually(|| count.load(Relaxed) == 4)?;
+        waiting(&to, 1, 0)?;
+        all_acknowledged(&from, 1)
+    }
+
     /// Acknowledgements come by themselves where nothing is sent that could carry them.
     #[test]
     fn silence_is_acknowledged() -> Result {
