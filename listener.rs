@@ -244,9 +244,7 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
                 if core::mem::take(&mut listener.accept_later) {
                     listener.accept();
                 }
-                while let Some(conn) = listener.starved.pop_front() {
-                    conn.into_arc().schedule();
-                }
+                listener.serve_starved();
             }
             Wake::Stop => break,
         }
@@ -355,6 +353,13 @@ impl Listener<'_> {
 
     // ---- One connection.
 
+    /// Has connections served that wait for memory.
+    fn serve_starved(&mut self) {
+        while let Some(conn) = self.starved.pop_front() {
+            conn.into_arc().schedule();
+        }
+    }
+
     fn serve(&mut self, conn: Arc<Conn>) {
         if conn.home() != self.index {
             conn.schedule();
@@ -416,7 +421,7 @@ impl Listener<'_> {
     }
 
     /// Moves a connection on as far as it goes now.
-    fn advance(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Served> {
+    fn advance(&mut self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Served> {
         if let Phase::Dialing(peer) = &rx.phase {
             match conn.status() {
                 Ok(()) => {}
@@ -454,7 +459,7 @@ impl Listener<'_> {
     }
 
     /// Handles what is complete of what has been read.
-    fn take(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Taken> {
+    fn take(&mut self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Taken> {
         loop {
             match &rx.phase {
                 Phase::AwaitHello => {
@@ -473,18 +478,27 @@ impl Listener<'_> {
                     let bytes = *bytes;
                     rx.phase = Phase::Welcomed(self.greeted(conn, &bytes)?);
                 }
-                Phase::Welcomed(_) => match rx.assembler.next(self.node.identity.bounds) {
-                    Ok(Some(frame)) => {
-                        let peer = self.begin(conn, rx)?;
-                        rx.held = self.handle(conn, &peer, frame)?;
-                        if rx.held.is_some() {
-                            return Ok(Taken::Starved);
+                Phase::Welcomed(welcomed) => {
+                    let peer = welcomed.peer.clone();
+                    // A header is enough: nothing is kept of whoever has not been heard.
+                    match rx.assembler.header(self.node.identity.bounds) {
+                        Ok(Some(_)) if self.outlive(&peer) => return Ok(Taken::TurnOver),
+                        Ok(Some(_)) => self.begin(conn, rx, &peer)?,
+                        Ok(None) => return Ok(Taken::Wanting),
+                        Err(what) => {
+                            if log::allowed() {
+                                pr_warn!(
+                                    "node {}: {} was welcomed as node {} and sent a malformed frame ({:?}): closed\n",
+                                    self.node.id(),
+                                    Addr(conn.remote),
+                                    peer.id,
+                                    what
+                                );
+                            }
+                            return Err(EPROTO);
                         }
                     }
-                    Ok(None) => return Ok(Taken::Wanting),
-                    Err(Stop::NoMemory) => return Ok(Taken::Starved),
-                    Err(Stop::Malformed(_)) => return Err(EPROTO),
-                },
+                }
                 Phase::AwaitAnswer(peer) => {
                     let peer = peer.clone();
                     let Some(bytes) = rx.assembler.take_exact() else {
@@ -594,21 +608,28 @@ impl Listener<'_> {
         Ok(welcomed)
     }
 
+    /// A peer that connects again has found its old connection broken: ends it. Returns whether there
+    /// is one. Then it is to be served first: what has come in and could not be handled is let go of
+    /// before it comes again.
+    fn outlive(&mut self, peer: &Peer) -> bool {
+        let Some((old, _)) = peer.line() else {
+            return false;
+        };
+        old.fail(ECONNRESET, Some(Bye::Replaced));
+        self.serve_starved();
+        old.schedule();
+        true
+    }
+
     /// A peer that was welcomed has been heard: the connection is that of its session, which goes on
     /// or begins.
-    fn begin(&self, conn: &Arc<Conn>, rx: &mut Rx) -> Result<Arc<Peer>> {
+    fn begin(&self, conn: &Arc<Conn>, rx: &mut Rx, peer: &Arc<Peer>) -> Result {
         let Phase::Welcomed(welcomed) = &rx.phase else {
             return Err(EPROTO);
         };
-        let (peer, greeting) = (welcomed.peer.clone(), welcomed.greeting);
-        let granted = welcomed.granted;
+        let (greeting, granted) = (welcomed.greeting, welcomed.granted);
         if !self.node.drop_pending(conn) || self.node.is_stopping() {
             return Err(ECANCELED);
-        }
-        // A peer that connects again has found its old connection broken.
-        if let Some((old, _)) = peer.line() {
-            old.fail(ECONNRESET, Some(Bye::Replaced));
-            self.node.lost(&peer, &old, ECONNRESET, None);
         }
         let session = match peer.resumable(&greeting, self.node.identity.incarnation) {
             Some(true) => peer.session().ok_or(ECANCELED)?,
@@ -616,8 +637,8 @@ impl Listener<'_> {
             Some(false) => return Err(ECONNRESET),
             None => {
                 let session = peer.new_session(&greeting)?;
-                self.node.restarted(&peer);
-                self.node.bury(&peer);
+                self.node.restarted(peer);
+                self.node.bury(peer);
                 session
             }
         };
@@ -627,8 +648,7 @@ impl Listener<'_> {
         }
         peer.judged(None);
         rx.phase = Phase::Open(peer.clone());
-        self.node.established(&peer, conn, &greeting, &session)?;
-        Ok(peer)
+        self.node.established(peer, conn, &greeting, &session)
     }
 
     /// The peer that this node has connected to has answered.

@@ -31,6 +31,11 @@ use crate::sys::wait::{
     Timeout, //
 };
 use kernel::prelude::*;
+#[cfg(KCCM_KUNIT)]
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
 use kernel::sync::{
     new_spinlock_irq,
     Arc,
@@ -38,6 +43,7 @@ use kernel::sync::{
 };
 use matcher::{
     Matcher,
+    Need,
     Pattern,
     Room,
     Ticket, //
@@ -89,6 +95,19 @@ pub(crate) struct Info {
     pub(crate) tag: u32,
     /// Its length in bytes.
     pub(crate) len: usize,
+}
+
+/// Set by a test: there is no memory to queue a message.
+#[cfg(KCCM_KUNIT)]
+pub(crate) static STARVED: Atomic<bool> = Atomic::new(false);
+
+/// Memory to queue a message.
+fn provide(memory: &mut Memory, need: Need) -> Result {
+    #[cfg(KCCM_KUNIT)]
+    if STARVED.load(Relaxed) {
+        return Err(ENOMEM);
+    }
+    memory.fill(need)
 }
 
 /// What somebody waits for.
@@ -208,7 +227,7 @@ impl Endpoint {
                 },
             };
             drop(queues);
-            if memory.fill(need).is_err() {
+            if provide(&mut memory, need).is_err() {
                 if let Some(waiter) = told {
                     waiter.complete(Delivery::Info(info));
                 }

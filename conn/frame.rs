@@ -490,14 +490,25 @@ impl Assembler {
         Some(bytes)
     }
 
+    /// The header of the next frame, once it is there. Nothing is done about the frame.
+    pub(crate) fn header(&self, bounds: Bounds) -> Result<Option<(Header, Numbers)>, Malformed> {
+        if let Some(current) = &self.current {
+            return Ok(Some((current.header, current.numbers)));
+        }
+        let Some(bytes) = self.stage[self.start..self.end].first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let header = Header::parse(bytes, bounds)?;
+        let numbers = Numbers::parse(bytes, &header)?;
+        Ok(Some((header, numbers)))
+    }
+
     /// The next frame, once it is there.
     pub(crate) fn next(&mut self, bounds: Bounds) -> Result<Option<Frame>, Stop> {
         if self.current.is_none() {
-            let Some(bytes) = self.stage[self.start..self.end].first_chunk::<HEADER_LEN>() else {
+            let Some((header, numbers)) = self.header(bounds).map_err(Stop::Malformed)? else {
                 return Ok(None);
             };
-            let header = Header::parse(bytes, bounds).map_err(Stop::Malformed)?;
-            let numbers = Numbers::parse(bytes, &header).map_err(Stop::Malformed)?;
             let payload = zeroed(header.payload_len() as usize).map_err(|_| Stop::NoMemory)?;
             self.start += HEADER_LEN;
             self.current = Some(Partial {

@@ -34,7 +34,10 @@ use crate::rcall::{
     Failure,
     Success, //
 };
-use crate::sendrecv::Info;
+use crate::sendrecv::{
+    Info,
+    STARVED, //
+};
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::owner::Owner;
@@ -683,6 +686,23 @@ pub(super) fn pattern(len: usize, seed: u64) -> Result<KVVec<u8>> {
         chunk.copy_from_slice(&number.to_le_bytes()[..chunk.len()]);
     }
     Ok(bytes)
+}
+
+/// Messages that nobody waits for find no memory for as long as this is there, at any node.
+pub(super) struct Starvation(());
+
+impl Starvation {
+    /// From now on.
+    pub(super) fn begin() -> Self {
+        STARVED.store(true, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Starvation {
+    fn drop(&mut self) {
+        STARVED.store(false, Relaxed);
+    }
 }
 
 /// Waits until so many messages and so many receivers wait at a node.

@@ -8,12 +8,17 @@ use super::net::{
     Client, //
 };
 use crate::config::NodeId;
-use crate::conn::credit::Lane;
+use crate::conn::credit::{
+    least_window,
+    message_cost,
+    Lane, //
+};
 use crate::conn::frame::tests::PING;
 use crate::conn::frame::{
     Bye,
     Header,
-    Numbers, //
+    Numbers,
+    HEADER_LEN, //
 };
 use crate::conn::hello;
 use crate::conn::hello::{
@@ -615,6 +620,99 @@ mod tests {
         client.say(&message.encode(Numbers { seq: 2, ack: 0 }))?;
         waiting(&node, 2, 0)?;
         check_eq!(node.peer(0).map(|p| p.snapshot().session), Some(1));
+        Ok(())
+    }
+
+    /// The first header is enough to be heard. So of all connections that a peer was welcomed to, one
+    /// at a time has memory for what follows a header.
+    #[test]
+    fn header_is_heard() -> Result {
+        let (cluster, node, me) = with_client()?;
+        let mut clients = KVec::new();
+        for _ in 0..4 {
+            let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
+            client.say(&hello::hello(&me, 1, anew(&me)))?;
+            check_eq!(client.answer(&me, 1)?, None);
+            clients.push(client, GFP_KERNEL)?;
+        }
+        let long = Header::Message {
+            tag: TAG,
+            len: 1 << 20,
+        };
+        let first = long.encode(Numbers { seq: 1, ack: 0 });
+        clients[2].say(&first[..HEADER_LEN - 1])?;
+        steadily(20, || epoch(&node, 0) == 0)?;
+        clients[2].say(&first[HEADER_LEN - 1..])?;
+        eventually(|| epoch(&node, 0) == 1)?;
+        for closed in [0, 1, 3] {
+            clients[closed].wait_closed()?;
+        }
+        clients[2].say(&pattern(1 << 20, 1)?)?;
+        waiting(&node, 1, 0)
+    }
+
+    /// What makes no sense is not heard: whoever was welcomed and says it first takes nobody's place.
+    #[test]
+    fn nonsense_is_not_heard() -> Result {
+        let (cluster, node, me) = with_client()?;
+        let good = Client::join(&cluster, &me, 1)?;
+        eventually(|| epoch(&node, 0) == 1)?;
+        let message = Header::Message {
+            tag: TAG,
+            len: u32::MAX,
+        };
+        for nonsense in [
+            message.encode(Numbers { seq: 1, ack: 0 }),
+            PING.encode(Numbers { seq: 1, ack: 0 }),
+            [0xa5; HEADER_LEN],
+        ] {
+            let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
+            client.say(&hello::hello(&me, 1, standing(&node, &me, 0)))?;
+            check_eq!(client.answer(&me, 1)?, None);
+            client.say(&nonsense)?;
+            client.wait_closed()?;
+            check_eq!(epoch(&node, 0), 1);
+        }
+        good.say(&good.frame(Header::Message { tag: TAG, len: 0 }))?;
+        waiting(&node, 1, 0)
+    }
+
+    /// A frame that is held for want of memory, and comes again over the next connection, is charged
+    /// for once.
+    #[test]
+    fn held_frame_comes_again() -> Result {
+        const LEN: u32 = 4096;
+        let mut plan = Plan::of(2);
+        plan.ip = own_ip;
+        plan.limits.max_message = LEN;
+        // There is room for one, but not for another.
+        plan.limits.queue_bytes = least_window(message_cost(LEN));
+        let mut cluster = Cluster::idle(plan)?;
+        cluster.start(1)?;
+        let (node, me) = (cluster.node(1)?, cluster.stranger(0, 7)?);
+        let starvation = Starvation::begin();
+        let message = Header::Message { tag: TAG, len: LEN };
+        let queued = || node.peer(0).map(|p| p.snapshot().queued);
+        let mut standing_now = anew(&me);
+        let mut before: Option<Client> = None;
+        for run in 1..=3 {
+            let client = Client::join_at(&cluster, &me, 1, standing_now)?;
+            eventually(|| epoch(&node, 0) == run)?;
+            if let Some(before) = before.take() {
+                before.wait_closed()?;
+            }
+            client.say(&message.encode(Numbers { seq: 1, ack: 0 }))?;
+            client.say(&pattern(LEN as usize, 1)?)?;
+            eventually(|| queued() == Some(message_cost(LEN)))?;
+            steadily(30, || epoch(&node, 0) == run)?;
+            waiting(&node, 0, 0)?;
+            standing_now = standing(&node, &me, 0);
+            before = Some(client);
+        }
+        drop(starvation);
+        waiting(&node, 1, 0)?;
+        check_eq!(queued(), Some(message_cost(LEN)));
+        check_eq!(epoch(&node, 0), 3);
         Ok(())
     }
 
