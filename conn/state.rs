@@ -14,9 +14,9 @@
 //!                   | Due                  |                    | Accepted   | Lost
 //!                   v                      |                    v            |
 //!                 +------------+   Lost    |                +------+         |
-//!                 | Connecting | --------->+         +----> |  Up  | --------+
-//!                 +------------+  Expired  |         |      +------+
-//!                   | Linked               |         +----------+ Accepted
+//!                 | Connecting | --------->+                |  Up  | --------+
+//!                 +------------+  Expired  |                +------+
+//!                   | Linked               |
 //!                   v                      |
 //!                 +----------+     Lost    |       AdminDown leads from every state
 //!                 | Greeting | ----------->+       to Down, and AdminUp back to the
@@ -30,8 +30,8 @@
 //!
 //! `Lost` is every way to lose a connection: an error, the end of the stream, a refusal, silence, the
 //! administrator's wish to reconnect (P11: the broken connection is identified, its socket removed,
-//! and the connection made again in its direction). `Accepted` while up means that the peer has found
-//! the connection broken before this node has, and has made a new one.
+//! and the connection made again in its direction), a newer connection of the peer's, which has found
+//! the old one broken before this node has.
 //!
 //! An event that does not fit the state is out of date and changes nothing. Pure: the time and
 //! chance are arguments, what is to be done is returned.
@@ -133,8 +133,6 @@ pub(crate) enum Action {
     Expire,
     /// The connection has become usable.
     Established,
-    /// The connection that was usable is replaced by a new one.
-    Replaced,
     /// The connection that was usable is gone.
     Gone,
     /// An attempt is to be ended.
@@ -240,7 +238,6 @@ impl Machine {
                 self.up();
                 Action::Established
             }
-            (State::Up, Event::Accepted) if self.role == Role::Listen => Action::Replaced,
             (State::Connecting { .. } | State::Greeting { .. }, Event::Lost) => {
                 self.retry(now, random);
                 Action::None
@@ -355,7 +352,7 @@ mod tests {
     }
 
     /// What changes a state: (role, state, event, next state, what to do).
-    const CHANGES: [(Role, State, Event, State, Action); 20] = {
+    const CHANGES: [(Role, State, Event, State, Action); 19] = {
         use Action::*;
         use Event::*;
         use State::*;
@@ -385,7 +382,6 @@ mod tests {
             (L, Down, AdminUp, Listening, None),
             (L, Listening, Accepted, Up, Established),
             (L, Listening, AdminDown, Down, None),
-            (L, Up, Accepted, Up, Replaced),
             (L, Up, Lost, Listening, Gone),
             (L, Up, AdminDown, Down, Gone),
         ]
@@ -498,7 +494,6 @@ mod tests {
             && (action == Action::Greet) == (!greeting(before) && greeting(after))
             && (action == Action::Abandon) == (attempt(before) && after == State::Down)
             && (action != Action::Expire || attempt(before) && !attempt(after))
-            && (action != Action::Replaced || before == State::Up && after == State::Up)
     }
 
     /// P10: no node ever leaves the direction that its number has given it.
