@@ -563,19 +563,24 @@ impl Listener<'_> {
         }
     }
 
-    fn refuse<T>(&self, conn: &Arc<Conn>, reason: Refusal, from: NodeId) -> Result<T> {
+    /// `from`: who it claims to be, if that could be read.
+    fn refuse<T>(&self, conn: &Arc<Conn>, reason: Refusal, from: Option<NodeId>) -> Result<T> {
         // Who takes the place of a peer that is connected is a stranger; any other is taken for the peer.
-        let absent = self.node.peer(from).filter(|peer| !peer.is_up());
+        let claimed = match from {
+            Some(id) => self.node.peer(id),
+            None => self.node.peer_at(conn.remote.ip()),
+        };
+        let absent = claimed.filter(|peer| !peer.is_up());
         let news = absent.is_none_or(|peer| peer.judged(Some(reason)));
         let at_home = absent.is_some_and(|peer| peer.addr.ip() == conn.remote.ip());
         if news && (at_home && log::allowed_of_peer() || !at_home && log::allowed()) {
-            pr_warn!(
-                "node {}: refused a connection from {} as node {}: {}\n",
-                self.node.id(),
-                Addr(conn.remote),
-                from,
-                reason
-            );
+            let (me, remote) = (self.node.id(), Addr(conn.remote));
+            match from {
+                Some(id) => pr_warn!(
+                    "node {me}: refused a connection from {remote} as node {id}: {reason}\n"
+                ),
+                None => pr_warn!("node {me}: refused a connection from {remote}: {reason}\n"),
+            }
         }
         // The reason is all that it will be told, so let it get there.
         conn.greet(&hello::refuse(&self.node.identity, reason))?;
@@ -593,7 +598,7 @@ impl Listener<'_> {
     ) -> Result<KBox<Welcomed>> {
         if self.node.is_stopping() {
             self.node.drop_pending(conn);
-            return self.refuse(conn, Refusal::Stopping, peer.id);
+            return self.refuse(conn, Refusal::Stopping, Some(peer.id));
         }
         let standing = peer.accepting(&greeting);
         let welcome = hello::welcome(&self.node.identity, &greeting.peer, standing);

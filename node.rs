@@ -212,6 +212,12 @@ impl Node {
         self.peers.get(index)
     }
 
+    /// The node that has an address to itself, if there is one.
+    pub(crate) fn peer_at(&self, ip: IpAddr) -> Option<&Arc<Peer>> {
+        let mut there = self.peers.iter().filter(|peer| peer.addr.ip() == ip);
+        there.next().filter(|_| there.next().is_none())
+    }
+
     /// Whether it is being stopped.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)

@@ -275,8 +275,8 @@ pub(crate) enum Reject {
     Refuse {
         /// The reason.
         reason: Refusal,
-        /// The id it claims, or 0 where that could not be read.
-        from: NodeId,
+        /// The id it claims, where that could be read.
+        from: Option<NodeId>,
     },
 }
 
@@ -306,11 +306,14 @@ pub(crate) fn check_hello(
         return Err(Reject::Garbage);
     }
     let from = wire.from.get();
-    let refuse = |reason| Reject::Refuse { reason, from };
+    let refuse = |reason| Reject::Refuse {
+        reason,
+        from: Some(from),
+    };
     if wire.version.get() != VERSION {
         return Err(Reject::Refuse {
             reason: Refusal::Version,
-            from: 0,
+            from: None,
         });
     }
     let greeting = read(&wire).filter(|_| wire.kind == HELLO && wire.reason == 0);
@@ -570,7 +573,7 @@ mod tests {
         fn refusal(&self) -> Result<Option<Refusal>> {
             let claimed = claimed_id(&self.bytes);
             match self.judge()? {
-                Err(Reject::Refuse { reason, from }) if from == claimed => Ok(Some(reason)),
+                Err(Reject::Refuse { reason, from }) if from == Some(claimed) => Ok(Some(reason)),
                 _ => Ok(None),
             }
         }
@@ -839,8 +842,8 @@ mod tests {
                     reason,
                     // Where the id is in another version is not known.
                     from: match reason {
-                        Refusal::Version => 0,
-                        _ => claimed_id(&hello.bytes),
+                        Refusal::Version => None,
+                        _ => Some(claimed_id(&hello.bytes)),
                     },
                 },
             };
@@ -868,7 +871,10 @@ mod tests {
                         resumable: None,
                     })
                 });
-                let refused = |reason| Some(Reject::Refuse { reason, from });
+                let refused = |reason| {
+                    let from = Some(from);
+                    Some(Reject::Refuse { reason, from })
+                };
                 let expected = match from.cmp(&me) {
                     core::cmp::Ordering::Less => None,
                     core::cmp::Ordering::Equal => refused(Refusal::UnknownId),
@@ -899,7 +905,7 @@ mod tests {
             let hello = hello.with(4, version.to_le_bytes());
             let expected = Reject::Refuse {
                 reason: Refusal::Version,
-                from: 0,
+                from: None,
             };
             assert_eq!(hello.judge()?.err(), Some(expected));
         }
@@ -1025,7 +1031,7 @@ mod tests {
                     hello.judge()?,
                     Err(Reject::Refuse {
                         reason: Version,
-                        from: 0
+                        from: None
                     })
                 ),
                 6 | 7 | 9 | 11 => refusal == Some(Malformed),
