@@ -803,7 +803,12 @@ impl Listener<'_> {
                         self.node.stopped(peer);
                         ESHUTDOWN
                     }
-                    Bye::AdminDown => ESHUTDOWN,
+                    Bye::AdminDown => {
+                        let reason = Refusal::AdminDown;
+                        conn.fail(reason.errno(), None);
+                        self.node.lost(peer, conn, reason.errno(), Some(reason));
+                        reason.errno()
+                    }
                     Bye::Reconnect | Bye::Replaced => ECONNRESET,
                 });
             }

@@ -417,8 +417,12 @@ impl Node {
             Lost::Stale => false,
             // Nobody listens there any more.
             Lost::Attempt => error == ECONNREFUSED,
-            // Perhaps by the administrator, when it had failed already.
-            Lost::Connection(_) => error == ESHUTDOWN || peer.snapshot().state == State::Down,
+            Lost::Connection(_) => {
+                error == ESHUTDOWN
+                    || refusal == Some(Refusal::AdminDown)
+                    // By the administrator here, perhaps when it had failed already.
+                    || peer.snapshot().state == State::Down
+            }
         };
         if gone {
             self.declare_down(peer);

@@ -177,6 +177,9 @@ fn count(f: Out<'_, '_>, counter: &Counter) -> Shown {
 
 fn last_error(p: &NodePeer, f: Out<'_, '_>) -> Shown {
     let now = p.peer.snapshot();
+    if now.state == State::Down {
+        return f.write_str("taken down by the administrator\n");
+    }
     match (now.last_refusal, now.last_error) {
         (Some(refusal), _) => f.write_fmt(fmt!("refused: {refusal}\n")),
         (None, Some(error)) => match remark(p).filter(|_| error == ETIMEDOUT) {

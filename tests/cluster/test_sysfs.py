@@ -11,7 +11,7 @@ import pytest
 from cluster import Cluster, address
 from cluster.cluster import PORT, SYSFS
 from cluster.settings import TREE, scaled
-from logs import expect_line, wait_for_log_room
+from logs import expect_line, expect_once, wait_for_log_room
 from traffic import demo, need_demo, unload_all
 
 ABI = TREE / "Documentation" / "ABI" / "sysfs-kernel-kccm"
@@ -130,19 +130,26 @@ def test_admin_down_and_up(cluster3: Cluster, node: int, peer: int) -> None:
     On the node that connects as well as on the one that listens.
     """
     wait_for_log_room(cluster3[peer])
-    mark = cluster3[peer].mark()
+    mark, own_mark = cluster3[peer].mark(), cluster3[node].mark()
     before = reconnects(cluster3, node, peer), reconnects(cluster3, peer, node)
     cluster3[node].write(f"{SYSFS}/peers/{peer}/admin", "down")
     assert cluster3.peer_state(node, peer) == "down"
     assert cluster3.peer(node, peer, "admin") == "down"
     expect_line(cluster3[peer], mark, f"node {node} has taken this node down by its administrator")
     cluster3.wait_lost(peer, node)
+    cluster3[node].wait_until(
+        f"grep -qx 'taken down by the administrator' {SYSFS}/peers/{peer}/last_error"
+    )
+    told = f"grep -qx 'refused: administratively down' {SYSFS}/peers/{node}/last_error"
+    cluster3[peer].wait_until(told)
     if peer < node:
         # It connects again, and is refused.
-        expect_line(cluster3[peer], mark, f"refused by node {node} at .*: administratively down")
-        cluster3[peer].wait_until(
-            f"grep -qx 'refused: administratively down' {SYSFS}/peers/{node}/last_error"
-        )
+        attempts = int(cluster3.peer(peer, node, "attempts"))
+        cluster3[peer].wait_until(f"[ $(cat {SYSFS}/peers/{node}/attempts) -gt {attempts + 3} ]")
+        cluster3[peer].wait_until(told)
+        # Again and again, but a line is enough.
+        refused = rf"refused a connection from .* as node {peer}: administratively down"
+        expect_once(cluster3[node], own_mark, refused)
     assert cluster3.peer_state(node, peer) == "down"
     # The others do not notice.
     assert cluster3.peer_state(2, 0) == cluster3.peer_state(2, 1) == "up"

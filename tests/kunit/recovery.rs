@@ -310,11 +310,13 @@ mod tests {
             sees_down(&node, id)?;
             sees_down(&other, at)?;
             check_eq!(snapshot(&node, id)?.state, State::Down);
-            if at > id {
-                // The other one tries, and is told why it is in vain.
-                let refusal = || other.peer(at).and_then(|p| p.snapshot().last_refusal);
-                eventually(|| refusal() == Some(Refusal::AdminDown))?;
-            }
+            // The other one knows why, and if it tries again it is told so.
+            let refusal = || other.peer(at).and_then(|p| p.snapshot().last_refusal);
+            let attempts = || other.peer(at).map_or(0, |p| p.stats.attempts.get());
+            let before = attempts();
+            eventually(|| refusal() == Some(Refusal::AdminDown))?;
+            eventually(|| at < id || attempts() > before)?;
+            steadily(20, || refusal() == Some(Refusal::AdminDown))?;
             steadily(50, || !peer.is_up())?;
             node.set_admin_down(peer, false);
             cluster.connected()?;
@@ -518,7 +520,7 @@ mod tests {
         node.set_admin_down(peer, true);
         sender.join()?.here()?;
         sees_down(&other, 0)?;
-        check_eq!(me.snapshot().last_error, Some(ESHUTDOWN));
+        check_eq!(me.snapshot().last_refusal, Some(Refusal::AdminDown));
         gate.set_toll(0);
         node.set_admin_down(peer, false);
         cluster.connected()

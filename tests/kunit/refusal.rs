@@ -531,7 +531,7 @@ mod tests {
         let node = cluster.node(1)?;
         for (run, (why, error)) in (7..).zip([
             (Bye::Stopping, ESHUTDOWN),
-            (Bye::AdminDown, ESHUTDOWN),
+            (Bye::AdminDown, EHOSTDOWN),
             (Bye::Reconnect, ECONNRESET),
             (Bye::Replaced, ECONNRESET),
             (Bye::Protocol, EPROTO),
@@ -542,10 +542,12 @@ mod tests {
             client.say(&client.frame(Header::Bye(why)))?;
             client.wait_closed()?;
             sees_lost(&node, 0)?;
-            // Only who stops or is told to stay away is down at once.
-            check_eq!(node.peer(0).is_some_and(|p| p.is_up()), error != ESHUTDOWN);
-            let seen = node.peer(0).and_then(|p| p.snapshot().last_error);
-            check_eq!(seen, Some(error));
+            // Only who stops or keeps this node away is down at once.
+            let down = [Bye::Stopping, Bye::AdminDown].contains(&why);
+            check_eq!(node.peer(0).is_some_and(|p| p.is_up()), !down);
+            let seen = node.peer(0).ok_or(EINVAL)?.snapshot();
+            let refusal = (why == Bye::AdminDown).then_some(Refusal::AdminDown);
+            check_eq!((seen.last_error, seen.last_refusal), (Some(error), refusal));
         }
         one_and_two_go_on(&cluster)
     }
