@@ -415,8 +415,12 @@ impl Node {
         }
         let gone = match lost {
             Lost::Stale => false,
-            // Nobody listens there any more.
-            Lost::Attempt => error == ECONNREFUSED,
+            Lost::Attempt => {
+                // Nobody listens there any more.
+                error == ECONNREFUSED
+                    // Its good-bye may have been lost.
+                    || matches!(refusal, Some(Refusal::AdminDown | Refusal::Stopping))
+            }
             Lost::Connection(_) => {
                 error == ESHUTDOWN
                     || refusal == Some(Refusal::AdminDown)

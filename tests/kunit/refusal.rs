@@ -325,6 +325,34 @@ mod tests {
         cluster.connected()
     }
 
+    /// A peer's good-bye can be lost with its connection; then it says the same when it is connected
+    /// to again, and is down at once.
+    #[test]
+    fn good_bye_is_lost() -> Result {
+        let mut cluster = Cluster::idle(Plan::of(2))?;
+        let trap = Trap::set(cluster.addr(1))?;
+        cluster.start(0)?;
+        let node = cluster.node(0)?;
+        let peer = node.peer(1).ok_or(EINVAL)?;
+        for (run, refusal) in (7..).zip([Refusal::AdminDown, Refusal::Stopping]) {
+            let one = cluster.stranger(1, run)?;
+            let caught = trap.catch()?;
+            caught.hear::<GREETING_LEN>().here()?;
+            caught.say(&hello::welcome(&one, &node.identity, Standing::default()))?;
+            eventually(|| peer.is_up())?;
+            drop(caught);
+            let caught = trap.catch()?;
+            caught.hear::<GREETING_LEN>().here()?;
+            check!(peer.is_up());
+            caught.say(&hello::refuse(&one, refusal))?;
+            sees_down(&node, 1)?;
+            check_eq!(peer.snapshot().last_refusal, Some(refusal));
+        }
+        drop(trap);
+        cluster.start(1)?;
+        cluster.connected()
+    }
+
     /// P10: what answers at a peer's address may stop in the middle of it: the node does not wait
     /// for the rest for ever, and tries again.
     #[test]
