@@ -13,6 +13,9 @@ ONLY ?=
 DURATION ?= 60
 SEED ?=
 KINDS ?=
+# How many inputs the fuzzer makes for each target; ONLY names the targets, and
+# SEED, if it is given, makes the inputs the same again.
+RUNS ?=
 
 # Demo, test, torture, clippy and doc bring their own kernel, unless KDIR names one.
 setup_flags := $(if $(filter debug,$(FLAVOUR)),--debug-kernel) $(if $(KDIR),--kdir '$(KDIR)')
@@ -67,9 +70,18 @@ torture: setup
 	@$(with_env) exec $(PYTHON) scripts/torture.py --nodes '$(NODES)' --duration '$(DURATION)' \
 		$(if $(SEED),--seed '$(SEED)') $(if $(KINDS),--kinds '$(KINDS)')
 
+PHONY += fuzz fuzz-corpus fuzz-mutants
+fuzz: fuzz_flags = $(if $(RUNS),--runs '$(RUNS)') $(if $(SEED),--seed '$(SEED)')
+fuzz-corpus: fuzz_flags := --keep
+fuzz fuzz-corpus: setup
+	@$(with_env) exec $(PYTHON) scripts/fuzz.py $(fuzz_flags) $(if $(ONLY),--only '$(ONLY)')
+fuzz-mutants: setup
+	@$(with_env) exec $(PYTHON) scripts/fuzz_mutants.py $(if $(ONLY),--only '$(ONLY)')
+
 PHONY += clippy
 clippy: setup
 	@scripts/kernel/modules.sh clippy $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@$(with_env) exec $(PYTHON) scripts/fuzz.py --lint
 
 PHONY += rustfmt rustfmtcheck
 rustfmt: rustfmt_flags :=
@@ -134,6 +146,10 @@ help:
 	@echo 'Working on it (with the kernel of the project unless KDIR is given):'
 	@echo '  model            - check the model of the protocol with spin ONLY=name (one check, with'
 	@echo '                     the steps that lead to what is wrong)'
+	@echo '  fuzz             - fuzz what parses and decides          RUNS=n (each; default: 500000)'
+	@echo '                     in user space                         ONLY=frame,hello,... SEED=s'
+	@echo '  fuzz-corpus      - keep the least of what reaches all that fuzz has reached'
+	@echo '  fuzz-mutants     - see the fuzzer find mistakes that are put in'
 	@echo '  clippy           - lint the Rust code, warnings are errors'
 	@echo '  rustfmtcheck     - check the format of the Rust code; rustfmt applies it'
 	@echo '  check            - rustfmtcheck, shellcheck and kernel-doc'

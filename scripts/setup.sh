@@ -95,7 +95,7 @@ missing_packages() {
 }
 
 llvm_packages() {
-	echo "clang-$1 lld-$1 llvm-$1 libclang-$1-dev"
+	echo "clang-$1 lld-$1 llvm-$1 libclang-$1-dev libclang-rt-$1-dev"
 }
 
 # installed_llvm: the best version that is complete.
@@ -109,6 +109,11 @@ installed_llvm() {
 		fi
 	done
 	return 1
+}
+
+# fuzzer_of <LLVM's version>: whether its libFuzzer is there.
+fuzzer_of() {
+	compgen -G "/usr/lib/llvm-$1/lib/clang/*/lib/*/libclang_rt.fuzzer*" >/dev/null
 }
 
 # as_root <command>...: directly, or through sudo, which was asked for its
@@ -178,6 +183,7 @@ check_packages() {
 	find_bindgen || wanted+=("${bindgen_packages[@]}")
 	mapfile -t missing < <(missing_packages "${wanted[@]}")
 	llvm_version=$(installed_llvm) || llvm_version=
+	[ -z "$llvm_version" ] || fuzzer_of "$llvm_version" || missing+=("libclang-rt-$llvm_version-dev")
 	[ "${#missing[@]}" -eq 0 ] && [ -n "$llvm_version" ]
 }
 
@@ -206,7 +212,9 @@ check_commands() {
 		command -v "$command" >/dev/null || lacking+=("$command")
 	done
 	/usr/bin/python3 -c 'import rich, pytest' 2>/dev/null || lacking+=("/usr/bin/python3 with rich and pytest")
-	llvm_version=$(installed_llvm) || lacking+=("LLVM 17 or newer in /usr/lib/llvm-<version>")
+	if ! llvm_version=$(installed_llvm) || ! fuzzer_of "$llvm_version"; then
+		lacking+=("LLVM 17 or newer in /usr/lib/llvm-<version>, with compiler-rt")
+	fi
 	[ "${#lacking[@]}" -eq 0 ] ||
 		die "This set-up installs packages on Debian 12 and 13; here, please install: $(printf '%s, ' "${lacking[@]}" | sed 's/, $//')" \
 			"and the development files of libelf and OpenSSL (static busybox)."
