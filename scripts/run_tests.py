@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs every test of KCCM: KUnit in a guest, and the others with pytest.
+"""Runs every test of KCCM: KUnit in a guest, the corpus of the fuzzer, and the
+others with pytest.
 
-The work is cut into units, the KUnit module and each file of tests/cluster and
-tests/host and tests/torture, of which ``--jobs`` run side by side. The last line of the output is
+The work is cut into units, the KUnit module, each file of tests/cluster, tests/host and
+tests/torture, and the fuzzer, of which ``--jobs`` run side by side. The last line of the output is
 ``N passed, N failed``; the exit status is 0 only if tests ran and none failed.
 """
 
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import fuzz
 from cluster import process, settings
 from cluster.accel import accelerator
 from cluster.channel import Job
@@ -424,21 +426,57 @@ class PytestRun:
             self._report.add(Outcome(test, "fail", 0.0, why))
 
 
+# The fuzzer's corpus.
+
+
+class FuzzRun:
+    """Runs every target of the fuzzer with the inputs that are kept for it, and no others."""
+
+    name = "fuzz"
+
+    def __init__(self, selection: Selection, report: Report) -> None:
+        self._report = report
+        self._targets = [name for name in fuzz.LONGEST if selection.takes(f"{self.name}:{name}")]
+
+    def run(self) -> None:
+        """The whole unit; a fuzzer that does not build is a failed test."""
+        if not self._targets:
+            return
+        self._report.start(self.name)
+        try:
+            fuzz.build()
+            for target in self._targets:
+                self._replay(target)
+        except HarnessError as error:
+            self._report.add(Outcome(f"{self.name}:build", "fail", 0.0, str(error)))
+        finally:
+            self._report.finish(self.name)
+
+    def _replay(self, target: str) -> None:
+        ran = fuzz.replay(target, LOG_DIR / f"fuzz-{target}.log")
+        text = ran.cause if ran.finding is None else f"{ran.cause}\n{ran.again()}"
+        status = "pass" if ran.good else "fail"
+        self._report.add(Outcome(f"{self.name}:{target}", status, ran.seconds, text))
+
+
 # All together.
 
 
-def units(arguments: argparse.Namespace, report: Report) -> list[KunitRun | PytestRun]:
+Unit = KunitRun | PytestRun | FuzzRun
+
+
+def units(arguments: argparse.Namespace, report: Report) -> list[Unit]:
     """What there is to do, the longest first."""
     selection = Selection(arguments.only)
     flavours = [settings.flavour()]
     if arguments.debug and flavours[0].name != "debug":
         flavours.append(settings.flavour("debug"))
-    todo: list[KunitRun | PytestRun] = [KunitRun(f, selection, report) for f in flavours]
+    todo: list[Unit] = [KunitRun(f, selection, report) for f in flavours]
     paths = [path for folder in TEST_FOLDERS for path in sorted(folder.glob("test_*.py"))]
     # It takes by far the longest.
     paths.sort(key=lambda path: path.name != "test_torture.py")
     todo += [PytestRun(path, selection, report) for path in paths]
-    return todo
+    return [*todo, FuzzRun(selection, report)]
 
 
 @contextlib.contextmanager
@@ -459,10 +497,10 @@ def heartbeat(tick: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def run_units(todo: list[KunitRun | PytestRun], jobs: int, report: Report) -> None:
+def run_units(todo: list[Unit], jobs: int, report: Report) -> None:
     """Run all units, ``jobs`` at a time."""
 
-    def run(unit: KunitRun | PytestRun) -> None:
+    def run(unit: Unit) -> None:
         try:
             unit.run()
         except Exception as error:  # a unit must not end unnoticed
@@ -482,14 +520,14 @@ def parse_arguments() -> argparse.Namespace:
         default="",
         metavar="PATTERN",
         help="run only the tests whose names contain PATTERN (or match it, with * and ?); names "
-        "look like kunit:SUITE.CASE, cluster/test_FILE.py::test_NAME and host/...",
+        "look like kunit:SUITE.CASE, cluster/test_FILE.py::test_NAME, host/... and fuzz:TARGET",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         default=2,
         metavar="N",
-        help="how many units (KUnit, files of tests) run side by side (default: 2)",
+        help="how many units (KUnit, files of tests, fuzzer) run side by side (default: 2)",
     )
     parser.add_argument(
         "--debug", action="store_true", help="run KUnit in the debug kernel too (KASAN, lockdep)"
