@@ -437,6 +437,8 @@ pub(super) struct Gate {
     /// it has sent some to them.
     looks: [Atomic<usize>; Gate::PLACES],
     sends: [Atomic<usize>; Gate::PLACES],
+    /// How often there was no room for any of what it wanted to send.
+    full: Atomic<usize>,
     /// Links that there are.
     links: Atomic<usize>,
     /// How often each operation was used, and how often by a thread whose allocations may wait for
@@ -461,6 +463,7 @@ impl Gate {
                 toll: Atomic::new(0),
                 looks: [const { Atomic::new(0) }; Self::PLACES],
                 sends: [const { Atomic::new(0) }; Self::PLACES],
+                full: Atomic::new(0),
                 links: Atomic::new(0),
                 used: [const { Atomic::new(0) }; Operation::ALL.len()],
                 exposed: [const { Atomic::new(0) }; Operation::ALL.len()],
@@ -493,6 +496,11 @@ impl Gate {
     /// How often the node has looked for bytes from an address.
     pub(super) fn looks(&self, from: IpAddr) -> usize {
         self.looks[place(from) as usize % Self::PLACES].load(Relaxed)
+    }
+
+    /// How often there was no room for any of what it wanted to send.
+    pub(super) fn full(&self) -> usize {
+        self.full.load(Relaxed)
     }
 
     /// How often the node has sent bytes to an address, or begun to.
@@ -669,7 +677,11 @@ impl Link for GatedLink {
         if gate.mute.load(Relaxed) {
             return Ok(bufs.iter().map(|buf| buf.len()).sum());
         }
-        self.below.send(bufs)
+        let sent = self.below.send(bufs);
+        if sent == Err(EAGAIN) {
+            gate.full.fetch_add(1, Relaxed);
+        }
+        sent
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<usize> {

@@ -446,6 +446,45 @@ mod tests {
         undisturbed(&caller, &node)
     }
 
+    /// Nor is a peer dead that has closed its window (RFC 9293, section 3.8.6.1), however long.
+    #[test]
+    fn closed_window_is_not_death() -> Result {
+        const COUNT: u32 = 20 << 4;
+        const LEN: usize = 64 << 10;
+        let mut plan = Plan::gated(2)?;
+        plan.limits.dead_ms = 2 * DEAD_MS as u32;
+        // More than TCP takes on both sides together.
+        plan.limits.queue_bytes = 24 << 20;
+        let cluster = Cluster::new(plan)?;
+        let (sender, node) = cluster.pair()?;
+        let gate = cluster.gate(0)?;
+        let latch = Latch::new()?;
+        let barrier = latch.barrier();
+        register(&node, FUNC, Class::Short, move |_| {
+            barrier.pass();
+            0
+        })?;
+        sender.rcall(1, FUNC, &[], SOON).here()?;
+        latch.wait_held(1)?;
+        let bytes = pattern(LEN, 1)?;
+        for _ in 0..COUNT {
+            sender.send(1, TAG, &bytes, SOON).here()?;
+        }
+        eventually(|| gate.full() > 0)?;
+        steadily(5 * DEAD_MS, || {
+            epoch(&sender, 1) == 1 && epoch(&node, 0) == 1
+        })?;
+        let waits = sender.peer(1).ok_or(EINVAL)?.snapshot().kept[0];
+        check!(waits >= u64::from(COUNT) * LEN as u64);
+        latch.open();
+        let mut buf = KVVec::from_elem(0, LEN, GFP_KERNEL)?;
+        for _ in 0..COUNT {
+            receive(&node, Some(0), Some(TAG), &mut buf, SOON).here()?;
+            check!(buf[..] == bytes[..]);
+        }
+        undisturbed(&sender, &node)
+    }
+
     /// Nor does it keep a node from giving signs of life to send what others have queued.
     #[test]
     fn busy_connection_holds_up_no_other() -> Result {
