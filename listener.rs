@@ -740,19 +740,24 @@ impl Listener<'_> {
     fn handle(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
         let session = conn.session().ok_or(EPROTO)?;
         let seq = frame.numbers.seq;
-        if !self.sensible(peer, conn, session.receive(frame.numbers))? {
+        let judged = session.receive(frame.numbers);
+        if !self.sensible(peer, conn, judged, "a frame out of sequence")? {
             return Ok(None);
         }
+        let charge = |lane, cost| {
+            let charged = peer.charge(lane, cost);
+            self.sensible(peer, conn, charged, "more than was granted")
+        };
         let stats = &peer.stats;
         stats.rx_bytes.add(frame.header.payload_len().into());
         match frame.header {
             Header::Message { tag, len } => {
-                let charge = peer.charge(Lane::Messages, message_cost(len))?;
+                let charge = charge(Lane::Messages, message_cost(len))?;
                 let what = Undelivered::Message(Message::new(tag, frame.payload, charge));
                 return Ok(self.pass_on(session, Held { seq, what }));
             }
             Header::Call { func, len } => {
-                let charge = peer.charge(Lane::Calls, call_cost(len, 0))?;
+                let charge = charge(Lane::Calls, call_cost(len, 0))?;
                 let call = Incoming::new(session.clone(), func, frame.payload, None, charge);
                 let what = Undelivered::Call(call);
                 return Ok(self.pass_on(session, Held { seq, what }));
@@ -764,7 +769,7 @@ impl Listener<'_> {
                 len,
             } => {
                 let blank = Blank::new()?;
-                let charge = peer.charge(Lane::Calls, call_cost(len, reply_max))?;
+                let charge = charge(Lane::Calls, call_cost(len, reply_max))?;
                 let wanted = Some(Wanted {
                     id,
                     reply_max,
@@ -790,7 +795,10 @@ impl Listener<'_> {
                 self.delivered(session, seq, len as usize);
                 self.node.calls.complete(peer.id, id, reply);
             }
-            Header::Credit { lane, limit } => peer.granted(lane, limit)?,
+            Header::Credit { lane, limit } => {
+                let granted = peer.granted(lane, limit);
+                self.sensible(peer, conn, granted, "a grant that cannot be")?;
+            }
             Header::Ping { answer: true } => session.ping(),
             Header::Ping { answer: false } => {}
             Header::Bye(why) => {
@@ -816,12 +824,18 @@ impl Listener<'_> {
         Ok(None)
     }
 
-    /// Says so if the numbers of a frame make no sense, and ends the connection.
-    fn sensible(&self, peer: &Peer, conn: &Arc<Conn>, judged: Result<bool>) -> Result<bool> {
+    /// Says so if a frame breaks the rules, and ends the connection. `what` it is then.
+    fn sensible<T>(
+        &self,
+        peer: &Peer,
+        conn: &Arc<Conn>,
+        judged: Result<T>,
+        what: &str,
+    ) -> Result<T> {
         if judged.is_err() {
             if log::allowed_of_peer() {
                 pr_warn!(
-                    "node {}: node {} sent a frame out of sequence: disconnected\n",
+                    "node {}: node {} sent {what}: disconnected\n",
                     self.node.id(),
                     peer.id
                 );

@@ -457,6 +457,7 @@ mod tests {
         check!(node.peer(0).is_some_and(|p| p.is_up()));
         client.say(&client.frame(header))?;
         let _ = client.tell(&message[HEADER_LEN..]);
+        client.wait_for(Header::Bye(Bye::Protocol))?;
         client.wait_closed()?;
         sees_lost(&node, 0)?;
         waiting(&node, SMALL_ROOM, 0)?;
@@ -475,6 +476,7 @@ mod tests {
             if good {
                 steadily(30, || epoch(&node, 0) > 0)?;
             } else {
+                client.wait_for(Header::Bye(Bye::Protocol))?;
                 client.wait_closed()?;
             }
             drop(client);
