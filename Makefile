@@ -2,10 +2,14 @@
 #
 # Makefile: what a person calls. How the modules are built stands in Kbuild.
 
-# Which of the project's kernels the guests of demo and test boot: base, or
-# debug, with KASAN and lockdep.
-FLAVOUR ?= base
-$(if $(filter base debug,$(FLAVOUR)),,$(error FLAVOUR=$(FLAVOUR): it must be base or debug))
+# What the kernel of the guests of demo, test and torture looks for: nothing, or
+# memory (errors), locks or leaks, see scripts/kernel/*.config.
+SANITIZE ?=
+sanitizers := memory locks leaks
+$(if $(filter-out $(sanitizers),$(SANITIZE))$(word 2,$(SANITIZE)),\
+	$(error SANITIZE=$(SANITIZE): it must be one of $(sanitizers), or empty))
+# The kernel for that.
+kernel := $(or $(patsubst leaks,locks,$(SANITIZE)),base)
 NODES ?= 3
 ONLY ?=
 # Of a torture run: seconds, what the schedule is made from (default: something
@@ -18,12 +22,12 @@ KINDS ?=
 RUNS ?=
 
 # Demo, test, torture, clippy and doc bring their own kernel, unless KDIR names one.
-setup_flags := $(if $(filter debug,$(FLAVOUR)),--debug-kernel) $(if $(KDIR),--kdir '$(KDIR)')
+setup_flags := $(if $(SANITIZE),--sanitize $(kernel)) $(if $(KDIR),--kdir '$(KDIR)')
 
 # Kbuild in the tree KDIR, after a check that it can build these modules.
 kbuild = +@scripts/kernel/make.sh '$(or $(KDIR),/lib/modules/$(shell uname -r)/build)'
 # What comes after `make setup`, in a line of shell.
-with_env = . build/env.sh && export KCCM_FLAVOUR='$(FLAVOUR)' &&
+with_env = . build/env.sh && export KCCM_FLAVOUR='$(or $(SANITIZE),base)' &&
 verbose = $(if $(V),V='$(V)')
 
 # Debian's, for which setup.sh installs packages.
@@ -51,12 +55,12 @@ setup:
 
 PHONY += demo
 demo: setup
-	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1
+	@scripts/kernel/modules.sh '$(kernel)' $(verbose) KCCM_SAMPLES=1
 	@$(with_env) exec $(PYTHON) scripts/demo.py --nodes '$(NODES)'
 
 PHONY += test
 test: setup
-	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@scripts/kernel/modules.sh '$(kernel)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
 	@$(with_env) exec $(PYTHON) scripts/run_tests.py $(if $(ONLY),--only '$(ONLY)')
 
 PHONY += model
@@ -66,7 +70,7 @@ model:
 
 PHONY += torture
 torture: setup
-	@scripts/kernel/modules.sh '$(FLAVOUR)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@scripts/kernel/modules.sh '$(kernel)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
 	@$(with_env) exec $(PYTHON) scripts/torture.py --nodes '$(NODES)' --duration '$(DURATION)' \
 		$(if $(SEED),--seed '$(SEED)') $(if $(KINDS),--kinds '$(KINDS)')
 
@@ -137,7 +141,8 @@ help:
 	@echo '  torture          - do everything to a cluster    DURATION=seconds SEED=s NODES=n (3 to 5)'
 	@echo '                     that can befall one, and prove that nothing was lost'
 	@echo '  setup            - only install and build what those need'
-	@echo '                     FLAVOUR=debug: on a kernel with KASAN and lockdep (slow)'
+	@echo '  SANITIZE=memory, with each of them: on a kernel that finds memory errors and misused'
+	@echo '                     locks (slow); =locks: locks alone; =leaks: memory that is lost'
 	@echo
 	@echo 'Against a kernel with Rust, as any out-of-tree module:'
 	@echo '  modules          - build the module (default)            KDIR=build-tree (default: the'

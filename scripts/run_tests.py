@@ -31,7 +31,7 @@ from cluster.accel import accelerator
 from cluster.channel import Job
 from cluster.image import Image
 from cluster.ktap import Case, KtapReader, Suite
-from cluster.machine import Machine, MachineSpec
+from cluster.machine import Machine, MachineSpec, assert_no_leaks
 from cluster.rundir import RunDir
 from cluster.settings import Flavour, HarnessError
 
@@ -234,6 +234,7 @@ class KunitRun:
                 finally:
                     self._check_suites(machine)
                 machine.assert_clean()
+                assert_no_leaks([machine])
         except HarnessError as error:
             self._fail("the guest", str(error), time.monotonic() - began)
         finally:
@@ -263,7 +264,7 @@ class KunitRun:
                 cpus=KUNIT_CPUS,
                 memory_mb=max(KUNIT_MEMORY_MB, flavour.memory_mb),
                 kunit=True,
-                append=self._filter(),
+                append=f"{flavour.append} {self._filter()}".strip(),
                 folder=folder,
             )
         )
@@ -468,15 +469,16 @@ Unit = KunitRun | PytestRun | FuzzRun
 def units(arguments: argparse.Namespace, report: Report) -> list[Unit]:
     """What there is to do, the longest first."""
     selection = Selection(arguments.only)
-    flavours = [settings.flavour()]
-    if arguments.debug and flavours[0].name != "debug":
-        flavours.append(settings.flavour("debug"))
-    todo: list[Unit] = [KunitRun(f, selection, report) for f in flavours]
+    flavour = settings.flavour()
+    todo: list[Unit] = [KunitRun(flavour, selection, report)]
     paths = [path for folder in TEST_FOLDERS for path in sorted(folder.glob("test_*.py"))]
+    if flavour.name != "base":
+        # The others show the same on any kernel.
+        paths = [p for p in paths if p.parent.name == "cluster" or p.name == "test_torture.py"]
     # It takes by far the longest.
     paths.sort(key=lambda path: path.name != "test_torture.py")
     todo += [PytestRun(path, selection, report) for path in paths]
-    return [*todo, FuzzRun(selection, report)]
+    return [*todo, FuzzRun(selection, report)] if flavour.name == "base" else todo
 
 
 @contextlib.contextmanager
@@ -528,9 +530,6 @@ def parse_arguments() -> argparse.Namespace:
         default=2,
         metavar="N",
         help="how many units (KUnit, files of tests, fuzzer) run side by side (default: 2)",
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="run KUnit in the debug kernel too (KASAN, lockdep)"
     )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show every KUnit case, and failures in full"

@@ -18,7 +18,7 @@ usage() {
 	cat <<END
 Usage: scripts/setup.sh [OPTIONS]
 
-  --debug-kernel  also build the kernel with KASAN and lockdep
+  --sanitize K    also build the sanitised kernel K: memory or locks
   --kdir DIR      use this kernel build tree instead of building one
   --tools         packages, Rust and bindgen only, no kernel
   --model         only what \`make model\` needs
@@ -32,7 +32,7 @@ END
 }
 
 # Options
-debug_kernel='' given_kdir='' tools_only='' model_only='' update=''
+sanitized='' given_kdir='' tools_only='' model_only='' update=''
 
 # os_release <name>: a field of the system's description.
 os_release() {
@@ -523,7 +523,7 @@ complete=.kccm-complete
 keep_days=30
 
 # How many lines kbuild prints for each, about: only the progress needs it.
-declare -A kernel_lines=([base]=2170 [debug]=2250)
+declare -A kernel_lines=([base]=2170 [memory]=2250 [locks]=2250)
 
 # kernel_dir <flavour>: named by all that decides what is in it.
 kernel_dir() {
@@ -563,15 +563,24 @@ Run this again: it goes on where it stopped (to begin afresh, delete $kernel)"
 	touch "$kernel/$complete"
 }
 
-check_debug_kernel() {
-	set_flavour debug
-	step_title="debug kernel $kernel_version"
+check_sanitized_kernel() {
+	set_flavour "$sanitized"
+	step_title="kernel with sanitizers ($sanitized) $kernel_version"
 	step_hint="the log tells what kbuild stopped at; about 2 GB must be free in $KCCM_CACHE.
 Run this again: it goes on where it stopped (to begin afresh, delete $kernel)"
 	kernel_complete || return 1
-	kdir_debug=$kernel
-	bzimage_debug=$kernel/arch/x86/boot/bzImage
 	touch "$kernel/$complete"
+}
+
+# sanitized_results: adds those of these kernels that there are to results.
+sanitized_results() {
+	local name
+	for name in memory locks; do
+		set_flavour "$name"
+		if kernel_complete; then
+			results+=("KCCM_KDIR_${name^^}=$kernel" "KCCM_BZIMAGE_${name^^}=$kernel/arch/x86/boot/bzImage")
+		fi
+	done
 }
 
 prepare_kernel() {
@@ -589,7 +598,7 @@ do_kernel() {
 	touch "$kernel/$complete"
 }
 
-do_debug_kernel() {
+do_sanitized_kernel() {
 	do_kernel
 }
 
@@ -602,7 +611,7 @@ describe_kernel() {
 	grep '^  [A-Z]' "$1" | tail -n 1 | tr -s ' '
 }
 
-describe_debug_kernel() {
+describe_sanitized_kernel() {
 	describe_kernel "$1"
 }
 
@@ -653,7 +662,13 @@ write_env() {
 parse_options() {
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--debug-kernel) debug_kernel=yes ;;
+		--sanitize)
+			case ${2:-} in
+			memory | locks) sanitized=$2 ;;
+			*) die "--sanitize needs memory or locks" ;;
+			esac
+			shift
+			;;
 		--kdir)
 			[ $# -ge 2 ] || die "--kdir needs a directory"
 			given_kdir=$2
@@ -723,7 +738,7 @@ main() {
 		steps_total=4
 	else
 		steps_total=5
-		[ -z "$debug_kernel" ] || steps_total=6
+		[ -z "$sanitized" ] || steps_total=6
 	fi
 
 	step packages packages
@@ -744,14 +759,12 @@ main() {
 		else
 			step source kernel-source
 			step kernel kernel
-			[ -z "$debug_kernel" ] || step debug_kernel kernel-debug
+			[ -z "$sanitized" ] || step sanitized_kernel "kernel-$sanitized"
 		fi
 		results+=("KCCM_KDIR=$kdir" "KCCM_BZIMAGE=$bzimage")
 		if [ -z "$given_kdir" ]; then
 			results+=("KCCM_LLVM=$llvm_bin/")
-			if check_debug_kernel; then
-				results+=("KCCM_KDIR_DEBUG=$kdir_debug" "KCCM_BZIMAGE_DEBUG=$bzimage_debug")
-			fi
+			sanitized_results
 		fi
 		write_env "${results[@]}"
 	fi

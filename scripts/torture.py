@@ -189,6 +189,7 @@ class Run:
             (self.cluster[node].folder / "stats.txt").write_text(stats)
         self.tormentor.unload_all()
         self.cluster.assert_clean()
+        self.cluster.assert_no_leaks()
         self.log.say("all modules are unloaded")
 
     def _network_events(self) -> dict[str, int]:

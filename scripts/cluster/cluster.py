@@ -13,7 +13,7 @@ from . import settings
 from .accel import accelerator
 from .channel import Job, Result
 from .image import Image
-from .machine import Machine, MachineSpec, assert_clean, insmod
+from .machine import Machine, MachineSpec, assert_clean, assert_no_leaks, insmod
 from .rundir import RunDir
 from .settings import scaled
 from .switch import Switch
@@ -80,7 +80,7 @@ class Cluster:
             cpus=cpus,
             memory_mb=memory_mb or self.flavour.memory_mb,
             mtu=mtu,
-            append=append,
+            append=f"{self.flavour.append} {append}".strip(),
         )
         self.machines = [Machine(self._node_spec(common, node)) for node in range(nodes)]
         self.switch = Switch(self.folder / "switch.log")
@@ -281,6 +281,10 @@ class Cluster:
     def assert_clean(self) -> None:
         """Raise Unclean if any node's kernel has reported a fault."""
         assert_clean(self.machines)
+
+    def assert_no_leaks(self) -> None:
+        """Raise Unclean if a node's kernel has lost memory, where kmemleak looks for it."""
+        assert_no_leaks(self.machines)
 
     def _nodes(self, nodes: Iterable[int] | None) -> list[int]:
         return list(range(len(self))) if nodes is None else list(nodes)

@@ -46,7 +46,7 @@ _TROUBLE = re.compile(
 # Every line of printk starts with its time; what a program prints does not.
 _PRINTK = re.compile(r"^\[ *\d+\.\d+\](\[[^\]]*\])? ")
 
-# A debug kernel presents its checkers by name when it boots.
+# A sanitised kernel presents its checkers by name when it boots.
 _BOOT_NOTICE = re.compile(r"KernelAddressSanitizer initialized|ODEBUG: selftest passed")
 
 _POLL_SECONDS = 0.02

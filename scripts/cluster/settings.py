@@ -4,15 +4,18 @@
 Everything is decided here once: the environment (``KCCM_*``) wins over
 ``build/env.sh``, which scripts/setup.sh writes.
 
-Two *flavours* of the test kernel exist, chosen by ``KCCM_FLAVOUR``:
+Tests run on one of several *flavours*, chosen by ``KCCM_FLAVOUR``:
 
-=========  ======================  ===========================================
-flavour    kernel                  modules
-=========  ======================  ===========================================
-``base``   ``KCCM_BZIMAGE``        ``KCCM_MODULE_DIR`` (default: the tree)
-``debug``  ``KCCM_BZIMAGE_DEBUG``  ``KCCM_MODULE_DIR_DEBUG`` (default:
-                                   build/debug)
-=========  ======================  ===========================================
+==========  =======================  ==========================================
+flavour     kernel                   modules
+==========  =======================  ==========================================
+``base``    ``KCCM_BZIMAGE``         ``KCCM_MODULE_DIR`` (default: the tree)
+``memory``  ``KCCM_BZIMAGE_MEMORY``  ``KCCM_MODULE_DIR_MEMORY`` (default:
+                                     build/memory)
+``locks``   ``KCCM_BZIMAGE_LOCKS``   ``KCCM_MODULE_DIR_LOCKS`` (default:
+                                     build/locks)
+``leaks``   that of ``locks``, with kmemleak switched on
+==========  =======================  ==========================================
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class Flavour:
     module_dir: Path
     memory_mb: int
     timeout_scale: float
+    append: str = ""  # to the kernel command line
 
     def modules(self) -> list[Path]:
         """All modules of ours that were built against this kernel."""
@@ -60,6 +64,30 @@ class Flavour:
         raise HarnessError(
             f"no {name}.ko below {self.module_dir}: build it first with `make demo` or `make test`"
         )
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a flavour takes: its kernel, memory for each guest, and how much longer."""
+
+    kernel: str
+    memory_mb: int
+    timeout_scale: float
+    append: str = ""
+
+
+_FLAVOURS = {
+    "base": _Cost("base", 192, 1.0),
+    "memory": _Cost("memory", 768, 4.0),
+    "locks": _Cost("locks", 384, 3.0),
+    "leaks": _Cost("locks", 512, 4.0, "kmemleak=on"),
+}
+
+
+def _cost(name: str) -> _Cost:
+    if name not in _FLAVOURS:
+        raise HarnessError(f"KCCM_FLAVOUR={name}: it must be one of {', '.join(_FLAVOURS)}")
+    return _FLAVOURS[name]
 
 
 @functools.cache
@@ -86,22 +114,24 @@ def variable(name: str, default: str = "") -> str:
 def flavour(name: str | None = None) -> Flavour:
     """The flavour called ``name``, by default the one in KCCM_FLAVOUR."""
     name = name or variable("KCCM_FLAVOUR", "base")
-    if name not in ("base", "debug"):
-        raise HarnessError(f"KCCM_FLAVOUR={name}: it must be base or debug")
-    suffix = "_DEBUG" if name == "debug" else ""
+    cost = _cost(name)
+    base = cost.kernel == "base"
+    suffix = "" if base else f"_{cost.kernel.upper()}"
     bzimage = variable(f"KCCM_BZIMAGE{suffix}")
     if not bzimage or not Path(bzimage).is_file():
         raise HarnessError(
-            f"no {name} test kernel (KCCM_BZIMAGE{suffix}={bzimage or 'not set'}): "
-            "run scripts/setup.sh, or set the variable to a bzImage"
+            f"no {cost.kernel} test kernel (KCCM_BZIMAGE{suffix}={bzimage or 'not set'}): run "
+            f"scripts/setup.sh{'' if base else f' --sanitize {cost.kernel}'}, "
+            "or set the variable to a bzImage"
         )
-    default_dir = BUILD / "debug" if name == "debug" else TREE
+    default_dir = TREE if base else BUILD / cost.kernel
     return Flavour(
         name=name,
         bzimage=Path(bzimage),
         module_dir=Path(variable(f"KCCM_MODULE_DIR{suffix}", str(default_dir))),
-        memory_mb=768 if name == "debug" else 192,
-        timeout_scale=4.0 if name == "debug" else 1.0,
+        memory_mb=cost.memory_mb,
+        timeout_scale=cost.timeout_scale,
+        append=cost.append,
     )
 
 
@@ -110,7 +140,7 @@ def timeout_scale() -> float:
     """What every time limit is multiplied by: more for slow kernels and machines."""
     text = variable("KCCM_TIMEOUT_SCALE")
     if not text:
-        return 4.0 if variable("KCCM_FLAVOUR", "base") == "debug" else 1.0
+        return _cost(variable("KCCM_FLAVOUR", "base")).timeout_scale
     try:
         scale = float(text)
     except ValueError:

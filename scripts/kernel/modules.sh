@@ -6,8 +6,8 @@
 #   modules.sh PURPOSE [MAKE ARGUMENTS]
 #
 # PURPOSE is base, for the guests: in the checkout, as `make` does; or another,
-# each in a copy of its own so that it does not mix with those: debug, for the
-# guests with the debug kernel, in build/debug; clippy; doc, for build/doc.
+# each in a copy of its own so that it does not mix with those: memory and locks,
+# for guests with sanitised kernels, in build/<PURPOSE>; clippy; doc, for build/doc.
 
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -27,11 +27,12 @@ case $purpose in
 base)
 	title="modules"
 	;;
-debug)
-	title="modules for the debug kernel"
-	copy=$KCCM_BUILD/debug
-	kdir=${KCCM_KDIR_DEBUG:-}
-	[ -n "$kdir" ] || die "There is no debug kernel." "Build it:  scripts/setup.sh --debug-kernel"
+memory | locks)
+	title="modules for the kernel with sanitizers ($purpose)"
+	copy=$KCCM_BUILD/$purpose
+	kdir_name=KCCM_KDIR_${purpose^^}
+	kdir=${!kdir_name:-}
+	[ -n "$kdir" ] || die "There is no such kernel." "Build it:  scripts/setup.sh --sanitize $purpose"
 	;;
 clippy)
 	title="clippy"
@@ -48,7 +49,7 @@ doc)
 	[ -e "$KCCM_BUILD/doc/index.html" ] || rm -rf "$copy"
 	;;
 *)
-	die "There is no purpose $purpose: it must be base, debug, clippy or doc."
+	die "There is no purpose $purpose: it must be base, memory, locks, clippy or doc."
 	;;
 esac
 [ -z "$copy" ] || arguments+=(M="$copy")

@@ -94,6 +94,7 @@ def cluster3(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         try:
             _connect(cluster)
             yield cluster
+            cluster.assert_no_leaks()
         finally:
             _watch.shared.remove(cluster)
             _watch.remove(cluster)
@@ -114,6 +115,7 @@ def make_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
             _watch.add(cluster)
             stack.callback(_watch.remove, cluster)
             stack.callback(_watch.check, cluster)
+            stack.callback(cluster.assert_no_leaks)
             if load:
                 _connect(cluster)
             return cluster

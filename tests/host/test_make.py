@@ -222,11 +222,12 @@ def test_number_of_nodes(stubbed: Place, nodes: str) -> None:
     assert re.search("NODES must be 2 to 8|--nodes: invalid int", said), said
 
 
-def test_flavour(stubbed: Place) -> None:
-    """There are two kinds of kernels."""
-    for goal in ("demo", "test"):
-        said = stubbed.fails(goal, "FLAVOUR=vanilla")
-        assert "FLAVOUR=vanilla: it must be base or debug" in said
+def test_sanitize(stubbed: Place) -> None:
+    """There are three sanitisers, of which one is used at a time."""
+    for goal in ("demo", "test", "torture"):
+        for wrong in ("everything", "memory locks"):
+            said = stubbed.fails(goal, f"SANITIZE={wrong}")
+            assert f"SANITIZE={wrong}: it must be one of memory locks leaks" in said
 
 
 def test_help_names_every_target(place: Place) -> None:
