@@ -74,6 +74,16 @@ torture: setup
 	@$(with_env) exec $(PYTHON) scripts/torture.py --nodes '$(NODES)' --duration '$(DURATION)' \
 		$(if $(SEED),--seed '$(SEED)') $(if $(KINDS),--kinds '$(KINDS)')
 
+PHONY += detection
+detection: setup
+	@scripts/kernel/modules.sh '$(kernel)' $(verbose) KCCM_SAMPLES=1
+	@$(with_env) exec $(PYTHON) scripts/detection.py
+
+PHONY += compare
+compare: setup
+	@scripts/kernel/modules.sh base $(verbose) KCCM_SAMPLES=1
+	@$(with_env) exec $(PYTHON) scripts/compare.py '$(or $(BEFORE),HEAD)'
+
 PHONY += fuzz fuzz-corpus fuzz-mutants
 fuzz: fuzz_flags = $(if $(RUNS),--runs '$(RUNS)') $(if $(SEED),--seed '$(SEED)')
 fuzz-corpus: fuzz_flags := --keep
@@ -140,6 +150,8 @@ help:
 	@echo '  test             - run every test                        ONLY=name (those that match)'
 	@echo '  torture          - do everything to a cluster    DURATION=seconds SEED=s NODES=n (3 to 5)'
 	@echo '                     that can befall one, and prove that nothing was lost'
+	@echo '  detection        - measure how soon a node that dies is told to be down'
+	@echo '  compare          - measure this tree against another    BEFORE=revision (default: HEAD)'
 	@echo '  setup            - only install and build what those need'
 	@echo '  SANITIZE=memory, with each of them: on a kernel that finds memory errors and misused'
 	@echo '                     locks (slow); =locks: locks alone; =leaks: memory that is lost'

@@ -23,6 +23,8 @@
  *
  * One command runs at a time in each open file. A killed process ends its
  * command.
+ *
+ * With the parameter events=1, peers that come and go are told to the log.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -535,6 +537,39 @@ static struct miscdevice demo_device = {
 	.mode = 0600,
 };
 
+/* ---- Peers that come and go. */
+
+static bool events;
+module_param(events, bool, 0444);
+MODULE_PARM_DESC(events, "log peers that come and go");
+
+static int subscription;
+
+static void heard(void *ctx, u32 node, enum kccm_event event, u64 incarnation)
+{
+	pr_info("heard: node %u is %s\n", node,
+		event == KCCM_NODE_UP ? "up" : "down");
+}
+
+static int subscribe(void)
+{
+	const struct kccm_subscriber subscriber = { .event = heard };
+	int ret = events ? kccm_subscribe(&subscriber) : 0;
+
+	if (ret < 0)
+		return ret;
+	subscription = ret;
+	return 0;
+}
+
+static void unsubscribe(void)
+{
+	if (subscription)
+		kccm_unsubscribe(subscription);
+}
+
+/* ---- The module. */
+
 static void unregister_handlers(int count)
 {
 	while (count--)
@@ -553,11 +588,16 @@ static int __init demo_init(void)
 	ret = hold(false);
 	if (ret)
 		goto err_handlers;
-	ret = misc_register(&demo_device);
+	ret = subscribe();
 	if (ret)
 		goto err_receiver;
+	ret = misc_register(&demo_device);
+	if (ret)
+		goto err_subscriber;
 	return 0;
 
+err_subscriber:
+	unsubscribe();
 err_receiver:
 	hold(true);
 err_handlers:
@@ -569,6 +609,7 @@ module_init(demo_init);
 static void __exit demo_exit(void)
 {
 	misc_deregister(&demo_device);
+	unsubscribe();
 	flood_stop();
 	hold(true);
 	unregister_handlers(ARRAY_SIZE(handlers));
