@@ -70,7 +70,13 @@ use kernel::sync::{
 };
 
 /// How much longer times must be in a kernel that checks itself, which is slow.
-pub(super) const SLOWNESS: u64 = if cfg!(CONFIG_KASAN) { 5 } else { 1 };
+pub(super) const SLOWNESS: u64 = if cfg!(CONFIG_KASAN) {
+    5
+} else if cfg!(CONFIG_PROVE_LOCKING) {
+    3
+} else {
+    1
+};
 
 /// So many times, but fewer in a kernel that checks itself.
 pub(super) const fn often(times: u64) -> u64 {
