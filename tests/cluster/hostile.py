@@ -219,9 +219,12 @@ class Hostile:
         """Have the conversations that were prepared; what was wrong with them."""
         # What the console takes longer to print than it takes to happen stays in the log.
         level = "/proc/sys/kernel/printk"
-        quietly = f"read -r before _ <{level}; echo 5 >{level}"
-        command = f"{quietly}; hostile /tmp/script; echo $before >{level}"
-        lines = self.machine.run(command, timeout).out.splitlines()
+        before = self.machine.read(level).split()[0]
+        self.machine.write(level, "5")
+        try:
+            lines = self.machine.run("hostile /tmp/script", timeout).out.splitlines()
+        finally:
+            self.machine.write(level, before)
         assert lines and lines[-1] == "done", lines[-5:]
         parts: list[list[str]] = []
         for line in lines[:-1]:

@@ -899,7 +899,7 @@ def harmless(hostile: Hostile, cells: list[Cell]) -> None:
     hostile.prepare(cells)
     with traffic(hostile.cluster, [VICTIM, TRUE]):
         before = memory(hostile)
-        wrong = hostile.run(cells, timeout=60 + len(cells) / 8)
+        wrong = hostile.run(cells, timeout=60 + len(cells) / 6)
         after = memory(hostile)
     shown = "\n".join(wrong[:40])
     assert not wrong, f"{len(wrong)} of {len(cells)}:\n{shown}"
@@ -913,7 +913,7 @@ def memory(hostile: Hostile) -> int:
     return int(hostile.machine.run(command).out.split()[1])
 
 
-@pytest.mark.limit(600)
+@pytest.mark.limit(800)
 def test_every_speech_in_every_state(hostile: Hostile) -> None:
     """Whatever is said, and whenever: it ends as it must, and nobody else notices."""
     hostile.settle()
