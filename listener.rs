@@ -62,7 +62,10 @@ use crate::rcall::{
     Incoming,
     Wanted, //
 };
-use crate::sendrecv::Message;
+use crate::sendrecv::{
+    Memory,
+    Message, //
+};
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::log;
@@ -232,6 +235,7 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
     let mut listener = Listener {
         node,
         index,
+        memory: Memory::new(),
         starved: List::new(),
         accept_later: false,
         just_accepted: false,
@@ -282,6 +286,8 @@ enum Served {
 struct Listener<'a> {
     node: &'a Arc<Node>,
     index: u32,
+    /// Memory to queue messages with.
+    memory: Memory,
     /// Connections that wait for memory.
     starved: List<Conn>,
     /// Accepting did not work, and is to be tried again.
@@ -700,7 +706,7 @@ impl Listener<'_> {
 
     // ---- Frames.
 
-    fn frames(&self, conn: &Arc<Conn>, rx: &mut Rx, peer: &Arc<Peer>) -> Result<Taken> {
+    fn frames(&mut self, conn: &Arc<Conn>, rx: &mut Rx, peer: &Arc<Peer>) -> Result<Taken> {
         loop {
             if conn.failure().is_some() {
                 return Ok(Taken::Wanting);
@@ -710,7 +716,7 @@ impl Listener<'_> {
             }
             let session = conn.session().ok_or(EPROTO)?;
             let held = match rx.held.take() {
-                Some(held) => self.pass_on(session, held),
+                Some(held) => self.pass_on(peer, session, held),
                 None => match rx.assembler.next(self.node.identity.bounds) {
                     Ok(Some(frame)) => self.handle(conn, peer, frame)?,
                     Ok(None) => return Ok(Taken::Wanting),
@@ -737,7 +743,7 @@ impl Listener<'_> {
     }
 
     /// Handles a frame by its kind. Returns what there is no memory for now.
-    fn handle(&self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
+    fn handle(&mut self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
         let session = conn.session().ok_or(EPROTO)?;
         let seq = frame.numbers.seq;
         let judged = session.receive(frame.numbers);
@@ -754,13 +760,13 @@ impl Listener<'_> {
             Header::Message { tag, len } => {
                 let charge = charge(Lane::Messages, message_cost(len))?;
                 let what = Undelivered::Message(Message::new(tag, frame.payload, charge));
-                return Ok(self.pass_on(session, Held { seq, what }));
+                return Ok(self.pass_on(peer, session, Held { seq, what }));
             }
             Header::Call { func, len } => {
                 let charge = charge(Lane::Calls, call_cost(len, 0))?;
                 let call = Incoming::new(session.clone(), func, frame.payload, None, charge);
                 let what = Undelivered::Call(call);
-                return Ok(self.pass_on(session, Held { seq, what }));
+                return Ok(self.pass_on(peer, session, Held { seq, what }));
             }
             Header::CallSync {
                 id,
@@ -777,7 +783,7 @@ impl Listener<'_> {
                 });
                 let call = Incoming::new(session.clone(), func, frame.payload, wanted, charge);
                 let what = Undelivered::Call(call);
-                return Ok(self.pass_on(session, Held { seq, what }));
+                return Ok(self.pass_on(peer, session, Held { seq, what }));
             }
             Header::Reply {
                 id,
@@ -846,12 +852,12 @@ impl Listener<'_> {
     }
 
     /// Hands a message or a call to whom it is for; gives it back if there is no memory to.
-    fn pass_on(&self, session: &Arc<Session>, held: Held) -> Option<Held> {
+    fn pass_on(&mut self, peer: &Peer, session: &Session, held: Held) -> Option<Held> {
         let seq = held.seq;
         let undelivered = match held.what {
             Undelivered::Message(message) => {
-                let (peer, len) = (message.peer().clone(), message.len());
-                match self.node.endpoint.deliver(message) {
+                let len = message.len();
+                match self.node.endpoint.deliver(message, &mut self.memory) {
                     Ok(()) => {
                         peer.stats.rx_messages.inc();
                         self.delivered(session, seq, len);
@@ -861,7 +867,7 @@ impl Listener<'_> {
                 }
             }
             Undelivered::Call(call) => {
-                let (peer, len) = (call.peer().clone(), call.len());
+                let len = call.len();
                 let delivered = || {
                     peer.stats.rx_rcalls.inc();
                     self.delivered(session, seq, len);

@@ -493,9 +493,9 @@ impl Node {
         self.events.changed();
     }
 
-    /// What the calling thread may send at one go.
-    pub(crate) fn share(&self) -> usize {
-        if self.queues.is_listener() {
+    /// What a thread may send at one go.
+    pub(crate) fn share(is_listener: bool) -> usize {
+        if is_listener {
             tx::SMALL_SHARE
         } else {
             tx::SHARE

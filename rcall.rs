@@ -29,14 +29,12 @@ use crate::conn::credit::{
     Lane, //
 };
 use crate::conn::frame::{
+    copied,
     zeroed,
     Header,
     Outcome, //
 };
-use crate::conn::peer::{
-    Charge,
-    Peer, //
-};
+use crate::conn::peer::Charge;
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
@@ -88,11 +86,6 @@ impl Incoming {
             wanted,
             charge,
         }
-    }
-
-    /// Where it comes from.
-    pub(crate) fn peer(&self) -> &Arc<Peer> {
-        self.charge.peer()
     }
 
     /// Length of its arguments.
@@ -312,10 +305,14 @@ impl Node {
     fn place_call(&self, dst: NodeId, cost: u64, call: Outgoing, timeout: Timeout) -> Result {
         let peer = self.peer(dst).ok_or(EINVAL)?;
         let bytes = call.args.len() as u64;
-        let may_wait = !self.queues.is_listener();
-        let kept = peer.admit(&call.session, Lane::Calls, cost, timeout, may_wait)?;
+        let is_listener = self.queues.is_listener();
+        let kept = peer.admit(&call.session, Lane::Calls, cost, timeout, !is_listener)?;
+        let ask = kept.asks();
         let frame = call.frame.fill(call.header, call.args, None, Some(kept));
-        call.session.transmit(frame, self.share())?;
+        call.session.transmit(frame, Self::share(is_listener))?;
+        if ask {
+            call.session.ask();
+        }
         peer.stats.tx_rcalls.inc();
         peer.stats.tx_bytes.add(bytes);
         Ok(())
@@ -332,12 +329,10 @@ struct Outgoing {
 
 impl Outgoing {
     fn new(session: Arc<Session>, header: Header, args: &[u8]) -> Result<Self> {
-        let mut bytes = KVVec::with_capacity(args.len(), GFP_KERNEL)?;
-        bytes.extend_from_slice(args, GFP_KERNEL)?;
         Ok(Self {
             session,
             header,
-            args: bytes,
+            args: copied(args)?,
             frame: Blank::new()?,
         })
     }

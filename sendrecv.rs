@@ -16,11 +16,13 @@ use crate::conn::credit::{
     message_cost,
     Lane, //
 };
-use crate::conn::frame::Header;
+use crate::conn::frame::{
+    copied,
+    Header, //
+};
 use crate::conn::peer::{
     Charge,
-    Counter,
-    Peer, //
+    Counter, //
 };
 use crate::conn::session::Session;
 use crate::conn::tx::Blank;
@@ -60,11 +62,6 @@ impl Message {
     /// From a frame, which has been charged for.
     pub(crate) fn new(tag: u32, bytes: KVVec<u8>, charge: Charge) -> Self {
         Self { tag, bytes, charge }
-    }
-
-    /// Where it comes from.
-    pub(crate) fn peer(&self) -> &Arc<Peer> {
-        self.charge.peer()
     }
 
     /// Its length in bytes.
@@ -129,7 +126,7 @@ enum Delivery {
 
 /// Somebody who waits.
 #[pin_data]
-struct Waiter {
+pub(crate) struct Waiter {
     wish: Wish,
     #[pin]
     delivery: SpinLockIrq<Option<Delivery>>,
@@ -154,7 +151,8 @@ pub(crate) struct Stats {
 }
 
 type Queues = Matcher<Message, Arc<Waiter>>;
-type Memory = Room<Message, Arc<Waiter>>;
+/// Memory for queueing messages.
+pub(crate) type Memory = Room<Message, Arc<Waiter>>;
 
 /// The receiving end of a node.
 #[pin_data]
@@ -181,12 +179,11 @@ impl Endpoint {
     }
 
     /// A message has come in: hands it to who waits for it, or queues it. Gives it back when there
-    /// is no memory to do so. Process context.
-    pub(crate) fn deliver(&self, message: Message) -> Result<(), Message> {
+    /// is no memory to do so. What `memory` has left serves for the next. Process context.
+    pub(crate) fn deliver(&self, message: Message, memory: &mut Memory) -> Result<(), Message> {
         let info = message.info();
         let Info { source, tag, len } = info;
         let mut message = message;
-        let mut memory = Memory::new();
         // Somebody who is to be told of it, and then to find it: not before there is memory for that.
         let mut told = None;
         loop {
@@ -202,7 +199,7 @@ impl Endpoint {
                     }
                     // It stays for somebody with more room, or who receives.
                     Wish::Receive { .. } | Wish::Probe => {
-                        let need = queues.need_of_message(source, tag, &memory);
+                        let need = queues.need_of_message(source, tag, memory);
                         if !need.is_none() {
                             told = Some(waiter);
                             lacking = Some(need);
@@ -214,7 +211,7 @@ impl Endpoint {
             }
             let need = match lacking {
                 Some(need) => need,
-                None => match queues.push_message(source, tag, message, &mut memory) {
+                None => match queues.push_message(source, tag, message, memory) {
                     Ok(()) => {
                         drop(queues);
                         self.stats.queued.inc();
@@ -227,7 +224,7 @@ impl Endpoint {
                 },
             };
             drop(queues);
-            if provide(&mut memory, need).is_err() {
+            if provide(memory, need).is_err() {
                 if let Some(waiter) = told {
                     waiter.complete(Delivery::Info(info));
                 }
@@ -289,11 +286,9 @@ impl Endpoint {
 
     /// Frees memory that the queues no longer need.
     fn shed(&self) {
-        loop {
+        while self.queues.lock().has_surplus() {
             let mut surplus = Memory::new();
-            if !self.queues.lock().shed(&mut surplus) {
-                return;
-            }
+            self.queues.lock().shed(&mut surplus);
         }
     }
 
@@ -410,14 +405,17 @@ impl Node {
             .ok()
             .filter(|&len| len <= session.bounds.message)
             .ok_or(EMSGSIZE)?;
-        let mut bytes = KVVec::with_capacity(buf.len(), GFP_KERNEL)?;
-        bytes.extend_from_slice(buf, GFP_KERNEL)?;
+        let bytes = copied(buf)?;
         let frame = Blank::new()?;
         let cost = message_cost(len);
-        let may_wait = !self.queues.is_listener();
-        let kept = peer.admit(&session, Lane::Messages, cost, timeout, may_wait)?;
+        let is_listener = self.queues.is_listener();
+        let kept = peer.admit(&session, Lane::Messages, cost, timeout, !is_listener)?;
+        let ask = kept.asks();
         let frame = frame.fill(Header::Message { tag, len }, bytes, None, Some(kept));
-        let seq = session.transmit(frame, self.share())?;
+        let seq = session.transmit(frame, Self::share(is_listener))?;
+        if ask {
+            session.ask();
+        }
         peer.stats.tx_messages.inc();
         peer.stats.tx_bytes.add(len.into());
         Ok((session, seq))

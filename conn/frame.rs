@@ -509,13 +509,20 @@ impl Assembler {
             let Some((header, numbers)) = self.header(bounds).map_err(Stop::Malformed)? else {
                 return Ok(None);
             };
-            let payload = zeroed(header.payload_len() as usize).map_err(|_| Stop::NoMemory)?;
-            self.start += HEADER_LEN;
+            let len = header.payload_len() as usize;
+            let staged = &self.stage[self.start..self.end][HEADER_LEN..];
+            let filled = if len <= staged.len() { len } else { 0 };
+            let payload = match filled {
+                0 => zeroed(len),
+                _ => copied(&staged[..len]),
+            };
+            let payload = payload.map_err(|_| Stop::NoMemory)?;
+            self.start += HEADER_LEN + filled;
             self.current = Some(Partial {
                 header,
                 numbers,
                 payload,
-                filled: 0,
+                filled,
             });
         }
         if let Some(current) = &mut self.current {
@@ -533,6 +540,13 @@ impl Assembler {
             payload: c.payload,
         }))
     }
+}
+
+/// A copy of some bytes.
+pub(crate) fn copied(bytes: &[u8]) -> Result<KVVec<u8>> {
+    let mut copy = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;
+    copy.extend_from_slice(bytes, GFP_KERNEL)?;
+    Ok(copy)
 }
 
 /// A buffer of `len` zero bytes.

@@ -9,16 +9,16 @@ use kernel::sync::atomic::{
     Acquire,
     Atomic,
     Full,
-    Relaxed,
-    Release, //
+    Relaxed, //
 };
 
 /// An acknowledgement that nothing carries along is sent by itself after so long, milliseconds.
 pub(crate) const DELAY: Millis = 20;
 
-/// ... or when so much has been delivered since the last: bytes, frames.
-const BYTES: u64 = 256 << 10;
-const FRAMES: u64 = 256;
+/// ... or when so much has been delivered since the last: bytes, frames. Whoever keeps less than that
+/// asks earlier: `Flow::take()`.
+const BYTES: u64 = 1 << 20;
+const FRAMES: u64 = 1024;
 
 /// What to make of the number of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,14 +82,18 @@ impl Inbox {
         }
     }
 
-    /// The next frame, of so many bytes, has been delivered.
-    pub(crate) fn deliver(&self, seq: u64, len: u64, now: Millis) -> Urgency {
-        self.received.store(seq, Release);
+    /// The next frame, of so many bytes, has been delivered. `now` is asked when it matters.
+    pub(crate) fn deliver(&self, seq: u64, len: u64, now: impl FnOnce() -> Millis) -> Urgency {
+        // Before it is looked whether something is due: see `is_due()`.
+        self.received.xchg(seq, Full);
         let bytes = self.bytes.fetch_add(len, Relaxed) + len;
         if bytes >= BYTES || seq.saturating_sub(self.told.load(Relaxed)) >= FRAMES {
             return Urgency::Now;
         }
-        match self.due.cmpxchg(0, now + DELAY, Full) {
+        if self.due.load(Relaxed) != 0 {
+            return Urgency::Pending;
+        }
+        match self.due.cmpxchg(0, now() + DELAY, Full) {
             Ok(_) => Urgency::Later,
             Err(_) => Urgency::Pending,
         }
@@ -144,7 +148,7 @@ mod tests {
             for seq in [received + 2, received + 100, u64::MAX] {
                 assert_eq!(inbox.judge(seq), Verdict::Gap);
             }
-            inbox.deliver(received + 1, 0, NOW);
+            inbox.deliver(received + 1, 0, || NOW);
         }
     }
 
@@ -152,8 +156,8 @@ mod tests {
     fn acknowledgement_is_told_with_what_is_sent() {
         let inbox = Inbox::new();
         assert!(!inbox.owes());
-        inbox.deliver(1, 0, NOW);
-        inbox.deliver(2, 0, NOW);
+        inbox.deliver(1, 0, || NOW);
+        inbox.deliver(2, 0, || NOW);
         assert!(inbox.owes());
         assert_eq!(inbox.tell(), 2);
         assert!(!inbox.owes());
@@ -165,27 +169,27 @@ mod tests {
     fn acknowledgement_is_due_after_a_while() {
         let inbox = Inbox::new();
         assert_eq!(inbox.is_due(NOW), Ok(false));
-        assert_eq!(inbox.deliver(1, 10, NOW), Urgency::Later);
-        assert_eq!(inbox.deliver(2, 10, NOW + 5), Urgency::Pending);
+        assert_eq!(inbox.deliver(1, 10, || NOW), Urgency::Later);
+        assert_eq!(inbox.deliver(2, 10, || NOW + 5), Urgency::Pending);
         assert_eq!(inbox.is_due(NOW), Err(NOW + DELAY));
         assert_eq!(inbox.is_due(NOW + DELAY - 1), Err(NOW + DELAY));
         assert_eq!(inbox.is_due(NOW + DELAY), Ok(true));
         // Asked for once; the next frame asks again.
         assert_eq!(inbox.is_due(NOW + DELAY), Ok(false));
-        assert_eq!(inbox.deliver(3, 10, NOW + DELAY), Urgency::Later);
+        assert_eq!(inbox.deliver(3, 10, || NOW + DELAY), Urgency::Later);
     }
 
     #[test]
     fn much_is_acknowledged_at_once() {
         let inbox = Inbox::new();
-        assert_eq!(inbox.deliver(1, BYTES - 1, NOW), Urgency::Later);
-        assert_eq!(inbox.deliver(2, 1, NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(1, BYTES - 1, || NOW), Urgency::Later);
+        assert_eq!(inbox.deliver(2, 1, || NOW), Urgency::Now);
         inbox.tell();
-        assert_eq!(inbox.deliver(3, BYTES, NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(3, BYTES, || NOW), Urgency::Now);
         inbox.tell();
         for seq in 4..3 + FRAMES {
-            assert!(inbox.deliver(seq, 0, NOW) != Urgency::Now);
+            assert!(inbox.deliver(seq, 0, || NOW) != Urgency::Now);
         }
-        assert_eq!(inbox.deliver(3 + FRAMES, 0, NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(3 + FRAMES, 0, || NOW), Urgency::Now);
     }
 }

@@ -143,6 +143,8 @@ struct Flow {
     /// nobody in the other lane.
     waiters: [List<Waiter>; 2],
     tickets: u64,
+    /// So much is kept that the other side is to be asked what it has.
+    ask: bool,
 }
 
 impl Flow {
@@ -154,6 +156,7 @@ impl Flow {
             kept: [0, 0],
             waiters: [List::new(), List::new()],
             tickets: 0,
+            ask: false,
         }
     }
 
@@ -165,9 +168,18 @@ impl Flow {
         if !room || !self.send[lane as usize].take(cost) {
             return false;
         }
+        // Half of the room is left for what is sent until the answer comes.
+        let was_much = self.is_much(bounds);
         self.kept[0] += cost;
         self.kept[1] += 1;
+        self.ask |= !was_much && self.is_much(bounds);
         true
+    }
+
+    /// Whether half of the room is taken.
+    fn is_much(&self, bounds: &[u64; 2]) -> bool {
+        let half = |(kept, bound): (&u64, &u64)| *kept >= bound.div_ceil(2);
+        self.kept.iter().zip(bounds).any(half)
     }
 
     /// Puts somebody behind all who wait in his lane.
@@ -769,13 +781,15 @@ impl Peer {
         timeout: Timeout,
         may_wait: bool,
     ) -> Result<Kept> {
-        let kept = || Kept {
+        let kept = |ask| Kept {
             peer: self.clone(),
             session: session.number,
             cost,
+            frames: 1,
+            ask,
         };
-        if self.try_admit(session, lane, cost)? {
-            return Ok(kept());
+        if let Some(ask) = self.try_admit(session, lane, cost)? {
+            return Ok(kept(ask));
         }
         if timeout == Timeout::NoWait {
             return Err(EAGAIN);
@@ -804,21 +818,29 @@ impl Peer {
             flow.admit_waiters(&self.keep);
         }
         let waited = waiter.done.wait(timeout);
-        self.admitted(&waiter, session, waited)?;
-        Ok(kept())
+        self.admitted(&waiter, session, waited).map(kept)
     }
 
-    fn try_admit(&self, session: &Arc<Session>, lane: Lane, cost: u64) -> Result<bool> {
+    /// Returns, if there is room, whether to ask what the other side has.
+    fn try_admit(&self, session: &Arc<Session>, lane: Lane, cost: u64) -> Result<Option<bool>> {
         let mut inner = self.inner.lock();
         let flow = inner.flow_of(session)?;
-        Ok(flow.take_at_once(lane, cost, &self.keep))
+        let taken = flow.take_at_once(lane, cost, &self.keep);
+        Ok(taken.then(|| core::mem::take(&mut flow.ask)))
     }
 
-    /// A wait for room is over: with it, without it, or with the session.
-    fn admitted(&self, waiter: &Arc<Waiter>, session: &Arc<Session>, waited: Result) -> Result {
+    /// A wait for room is over: with it, without it, or with the session. Returns whether to ask what
+    /// the other side has.
+    fn admitted(
+        &self,
+        waiter: &Arc<Waiter>,
+        session: &Arc<Session>,
+        waited: Result,
+    ) -> Result<bool> {
         let mut inner = self.inner.lock();
         if waiter.admitted.load(Relaxed) {
-            return Ok(());
+            let flow = inner.flow.as_mut();
+            return Ok(flow.is_some_and(|flow| core::mem::take(&mut flow.ask)));
         }
         let flow = inner.flow_of(session)?;
         // Not admitted: it is still in the list, and those behind it may fit where it did not.
@@ -864,7 +886,7 @@ impl Peer {
             return;
         }
         flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
-        flow.kept[1] = flow.kept[1].saturating_sub(1);
+        flow.kept[1] = flow.kept[1].saturating_sub(kept.frames);
         flow.admit_waiters(&self.keep);
     }
 
@@ -877,7 +899,7 @@ impl Peer {
         let recv = &mut inner.recv[lane as usize];
         recv.receive(cost).map_err(|_| EPROTO)?;
         // What was released earlier may be all that the sender can go on with.
-        let limit = recv.worth_granting();
+        let grant = inner.worth_granting(lane);
         let charge = Charge {
             peer: self.clone(),
             lane,
@@ -885,29 +907,26 @@ impl Peer {
             session: inner.sessions,
             cancelled: false,
         };
-        let line = inner.line();
         drop(inner);
-        if let (Some(line), Some(limit)) = (line, limit) {
+        if let Some((line, limit)) = grant {
             self.grant(line, lane, limit);
         }
         Ok(charge)
     }
 
     fn release(&self, charge: &Charge) {
-        let limit = {
+        let grant = {
             let mut inner = self.inner.lock();
             let carried = inner.flow.is_none() || inner.sessions != charge.session;
-            let line = inner.line();
             let recv = &mut inner.recv[charge.lane as usize];
             if charge.cancelled && !carried {
                 recv.cancel(charge.cost);
             } else {
                 recv.release(charge.cost, carried);
             }
-            // Without a connection nobody could be told; the next greeting will tell.
-            line.and_then(|line| Some((line, recv.worth_granting()?)))
+            inner.worth_granting(charge.lane)
         };
-        if let Some((line, limit)) = limit {
+        if let Some((line, limit)) = grant {
             self.grant(line, charge.lane, limit);
         }
     }
@@ -946,6 +965,16 @@ impl Inner {
         let conn = self.conn.as_ref().filter(|_| self.connected)?;
         let flow = self.flow.as_ref()?;
         Some((conn.clone(), flow.session.clone()))
+    }
+
+    /// What to grant, and over which line, when it is worth telling. Without a connection nobody could
+    /// be told; the next greeting will tell.
+    fn worth_granting(&mut self, lane: Lane) -> Option<((Arc<Conn>, Arc<Session>), u64)> {
+        if !self.connected || self.flow.is_none() {
+            return None;
+        }
+        let limit = self.recv[lane as usize].worth_granting()?;
+        Some((self.line()?, limit))
     }
 
     /// What is sent in this session, if that is still the present one and its peer is not down.
@@ -1003,16 +1032,35 @@ impl Drop for Charge {
     }
 }
 
-/// The room of something that was sent, for as long as it is kept until it is acknowledged. Dropped
-/// without locks.
+/// The room of what was sent, for as long as it is kept until it is acknowledged. Dropped without
+/// locks.
 pub(crate) struct Kept {
     peer: Arc<Peer>,
     session: u64,
     cost: u64,
+    frames: u64,
+    ask: bool,
+}
+
+impl Kept {
+    /// Whether the other side is to be asked what it has, once the frame has been sent.
+    pub(crate) fn asks(&self) -> bool {
+        self.ask
+    }
+
+    /// Takes over the room of another frame of the same session.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        if self.session == other.session && Arc::ptr_eq(&self.peer, &other.peer) {
+            self.cost += core::mem::take(&mut other.cost);
+            self.frames += core::mem::take(&mut other.frames);
+        }
+    }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.peer.forget(self);
+        if self.frames > 0 {
+            self.peer.forget(self);
+        }
     }
 }

@@ -106,9 +106,9 @@ impl Session {
     ///
     /// Frames are delivered in the order of these calls. If the session is over, says why.
     pub(crate) fn transmit(&self, frame: ListArc<OutFrame>, share: usize) -> Result<u64> {
-        match self.tx.push(frame) {
-            Ok(seq) => {
-                self.send_share(share);
+        match self.tx.transmit(frame, &self.inbox, share) {
+            Ok((seq, drained)) => {
+                self.see_to(drained);
                 Ok(seq)
             }
             Err(frame) => {
@@ -128,11 +128,12 @@ impl Session {
 
     /// Sends some of what waits, and has the listener send the rest. Process context.
     pub(crate) fn flush(&self) {
-        self.send_share(tx::SMALL_SHARE);
+        self.see_to(self.tx.drain(&self.inbox, tx::SMALL_SHARE));
     }
 
-    fn send_share(&self, share: usize) {
-        match self.tx.drain(&self.inbox, share) {
+    /// Does what follows from what has been sent.
+    fn see_to(&self, drained: Drained) {
+        match drained {
             Drained::Done => {}
             Drained::Yield(conn) => conn.schedule(),
             // What came in before that, perhaps a `Bye`, says more than the error, which the
@@ -175,7 +176,7 @@ impl Session {
     /// The frame of this number has been delivered. Returns whether recovery is to be woken, because
     /// an acknowledgement is due later.
     pub(crate) fn delivered(&self, seq: u64, len: usize) -> bool {
-        match self.inbox.deliver(seq, len as u64, clock::now()) {
+        match self.inbox.deliver(seq, len as u64, clock::now) {
             Urgency::Now => {
                 self.ping();
                 false
@@ -288,7 +289,8 @@ impl Session {
     }
 
     /// Has the peer acknowledge what it has at once. Without memory for it, it will do so later.
-    fn ask(&self) {
+    /// Process context.
+    pub(crate) fn ask(&self) {
         if let Ok(frame) = OutFrame::control(Header::Ping { answer: true }) {
             self.tx.push_question(frame);
             self.flush();

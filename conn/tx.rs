@@ -49,6 +49,7 @@ use kernel::sync::{
     Arc,
     ArcBorrow,
     SpinLockIrq,
+    SpinLockIrqGuard,
     UniqueArc, //
 };
 
@@ -63,7 +64,7 @@ pub(crate) struct OutFrame {
     /// What is released when it is no longer needed: for a reply, its call.
     _charge: Option<Charge>,
     /// For others, the room that they take.
-    _kept: Option<Kept>,
+    kept: Option<Kept>,
     #[pin]
     links: ListLinks,
 }
@@ -115,7 +116,7 @@ impl OutFrame {
             ack: Atomic::new(0),
             payload,
             _charge: charge,
-            _kept: kept,
+            kept,
             links <- ListLinks::new(),
         })
     }
@@ -144,6 +145,23 @@ impl OutFrame {
             seq: self.seq(),
             ack: self.ack.load(Relaxed),
         })
+    }
+}
+
+/// Drops frames that have been acknowledged, and gives back the room of all of them at once.
+fn let_go(mut frames: List<OutFrame>) {
+    let mut room: Option<Kept> = None;
+    while let Some(frame) = frames.pop_front() {
+        let Some(mut frame) = Arc::into_unique_or_drop(frame.into_arc()) else {
+            continue;
+        };
+        let Some(kept) = frame.as_mut().project().kept.take() else {
+            continue;
+        };
+        match &mut room {
+            Some(room) => room.join(kept),
+            None => room = Some(kept),
+        }
     }
 }
 
@@ -228,20 +246,30 @@ impl Batch {
     }
 
     fn send(&self, link: &dyn Link) -> Result<usize> {
-        let mut frames: [Option<ArcBorrow<'_, OutFrame>>; Self::MAX] = [None; Self::MAX];
-        let mut headers = [[0; HEADER_LEN]; Self::MAX];
+        if self.count == 1 {
+            // Most frames go alone, and need not pay for the others' places.
+            self.send_some::<1, 2>(link)
+        } else {
+            self.send_some::<{ Self::MAX }, MAX_BUFS>(link)
+        }
+    }
+
+    /// Sends the first `FRAMES` of them, two buffers each.
+    fn send_some<const FRAMES: usize, const BUFS: usize>(&self, link: &dyn Link) -> Result<usize> {
+        let mut frames: [Option<ArcBorrow<'_, OutFrame>>; FRAMES] = [None; FRAMES];
+        let mut headers = [[0; HEADER_LEN]; FRAMES];
         for ((slot, header), frame) in frames.iter_mut().zip(&mut headers).zip(self.frames.iter()) {
             *header = frame.header();
             *slot = Some(frame);
         }
-        let mut bufs: [&[u8]; MAX_BUFS] = [&[]; MAX_BUFS];
+        let mut bufs: [&[u8]; BUFS] = [&[]; BUFS];
         let mut n = 0;
         let mut skip = self.offset;
         for (frame, header) in frames.iter().flatten().zip(&headers) {
             for part in [&header[..], &frame.payload[..]] {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
-                if skipped < part.len() && n < MAX_BUFS {
+                if skipped < part.len() && n < BUFS {
                     bufs[n] = &part[skipped..];
                     n += 1;
                 }
@@ -303,6 +331,16 @@ impl Queue {
         self.conn.take()
     }
 
+    /// Whether a connection has nothing to do.
+    fn is_idle(&self) -> bool {
+        self.unsent.count == 0
+            && self.outbox.is_idle()
+            && self.control.is_empty()
+            && self.credit.iter().all(Option::is_none)
+            && self.question.is_none()
+            && !self.ending
+    }
+
     fn is_past(&self, conn: &Arc<Conn>) -> bool {
         !self.conn.as_ref().is_some_and(|c| Arc::ptr_eq(c, conn))
     }
@@ -344,13 +382,20 @@ impl Tx {
 
     // ---- Frames.
 
-    /// Queues a frame of the session behind all others. Gives it back when the session is over.
-    pub(crate) fn push(&self, frame: ListArc<OutFrame>) -> Result<u64, ListArc<OutFrame>> {
+    /// Queues a frame of the session behind all others, and sends as [`Tx::drain`] does. Returns the
+    /// frame's number; gives it back when the session is over. Process context.
+    pub(crate) fn transmit(
+        &self,
+        frame: ListArc<OutFrame>,
+        inbox: &Inbox,
+        share: usize,
+    ) -> Result<(u64, Drained), ListArc<OutFrame>> {
         let mut queue = self.queue.lock();
         if queue.over {
             return Err(frame);
         }
-        Ok(queue.outbox.push(frame))
+        let seq = queue.outbox.push(frame);
+        Ok((seq, self.drain_locked(queue, inbox, share)))
     }
 
     /// Queues a grant before all frames of the session, if there still is this connection. It takes
@@ -406,7 +451,7 @@ impl Tx {
         let news = acked > self.acked.load(Relaxed);
         self.acked.store(acked, Relaxed);
         drop(queue);
-        drop(gone);
+        let_go(gone);
         Ok(news)
     }
 
@@ -497,16 +542,27 @@ impl Tx {
 
     /// Sends what waits, as far as there is room, until `share` is exceeded. Process context.
     pub(crate) fn drain(&self, inbox: &Inbox, share: usize) -> Drained {
-        let Some(mut sending) = Sending::begin(&mut self.queue.lock()) else {
+        self.drain_locked(self.queue.lock(), inbox, share)
+    }
+
+    fn drain_locked<'a>(
+        &'a self,
+        mut queue: SpinLockIrqGuard<'a, Queue>,
+        inbox: &Inbox,
+        share: usize,
+    ) -> Drained {
+        let Some(mut sending) = Sending::begin(&mut queue) else {
             return Drained::Done;
         };
         loop {
-            let result = sending.step(&mut self.queue.lock(), inbox, share);
+            let result = sending.step(&mut queue, inbox, share);
+            drop(queue);
             sending.tidy();
             match result {
                 Some(result) => return result,
                 None => sending.send(),
             }
+            queue = self.queue.lock();
         }
     }
 }
@@ -532,6 +588,9 @@ impl Sending {
     fn begin(queue: &mut Queue) -> Option<Self> {
         if queue.busy {
             queue.again = true;
+            return None;
+        }
+        if queue.is_idle() {
             return None;
         }
         let conn = queue.conn.clone()?;

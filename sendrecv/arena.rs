@@ -377,11 +377,16 @@ impl<T, const L: usize> Arena<T, L> {
         })
     }
 
+    /// Whether there is a surplus chunk.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.len == 0 && self.chunks > KEEP_CHUNKS
+    }
+
     /// Moves a surplus chunk of an empty arena into `spare`, which should be empty.
     ///
     /// Returns whether there is more to take: call it again with an emptied spare.
     pub(crate) fn shed(&mut self, spare: &mut Spare<T, L>) -> bool {
-        if self.len > 0 || self.chunks <= KEEP_CHUNKS {
+        if !self.has_surplus() {
             return false;
         }
         if !spare.is_empty() {

@@ -529,6 +529,9 @@ impl<M, W> Matcher<M, W> {
 
     /// Takes out the waiter that was posted first of those whose pattern matches a message.
     pub(crate) fn pop_waiter(&mut self, source: NodeId, tag: u32) -> Option<W> {
+        if self.waiters.len() == 0 {
+            return None;
+        }
         let earliest = Key::matching(source, tag)
             .into_iter()
             .filter_map(|key| self.waiters.first(&self.buckets.get(key)?.waiters))
@@ -555,6 +558,13 @@ impl<M, W> Matcher<M, W> {
     pub(crate) fn pop_any_waiter(&mut self) -> Option<W> {
         let handle = self.waiters.first(&self.posted)?;
         self.remove_waiter(handle)
+    }
+
+    /// Whether there is anything for [`Matcher::shed`] to move.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.messages.has_surplus()
+            || self.waiters.has_surplus()
+            || self.buckets.spare.len > KEEP_NODES
     }
 
     /// Moves memory that is no longer needed into the empty places of `room`.

@@ -149,9 +149,18 @@ impl Socket {
     ///
     /// Returns how many bytes that was; `EAGAIN` if none, and then [`Upcall::writable`] follows.
     pub(crate) fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
-        let mut vec = [bindings::kvec::default(); MAX_BUFS];
+        if bufs.len() <= 2 {
+            // Most frames go alone: a header and a payload.
+            self.send_some::<2>(bufs)
+        } else {
+            self.send_some::<MAX_BUFS>(bufs)
+        }
+    }
+
+    fn send_some<const BUFS: usize>(&self, bufs: &[&[u8]]) -> Result<usize> {
+        let mut vec = [bindings::kvec::default(); BUFS];
         let mut total = 0;
-        let bufs = &bufs[..bufs.len().min(MAX_BUFS)];
+        let bufs = &bufs[..bufs.len().min(BUFS)];
         for (v, buf) in vec.iter_mut().zip(bufs) {
             v.iov_base = buf.as_ptr().cast_mut().cast();
             v.iov_len = buf.len();

@@ -28,7 +28,7 @@ use std::rc::Rc;
 const MOST: u64 = 300;
 
 /// So much is acknowledged at once: bytes, frames.
-const AT_ONCE: (u64, u64) = (256 << 10, 256);
+const AT_ONCE: (u64, u64) = (1 << 20, 1024);
 
 /// A frame that is no more than its number, and counts itself.
 pub(crate) struct OutFrame {
@@ -208,7 +208,7 @@ impl Session {
                 self.owed_since = self.owed_since.or(Some(self.now));
                 self.owed = (self.owed.0 + len, self.owed.1 + 1);
                 let much = self.owed.0 >= AT_ONCE.0 || self.owed.1 >= AT_ONCE.1;
-                let urgency = self.inbox.deliver(seq, len, self.now);
+                let urgency = self.inbox.deliver(seq, len, || self.now);
                 assert_eq!(urgency == Urgency::Now, much);
                 match urgency {
                     Urgency::Now => self.acknowledge(),
