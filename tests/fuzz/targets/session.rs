@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// More is not pushed: some times what is acknowledged at once.
-const MOST: u64 = 300;
+const MOST: u64 = 1100;
 
 /// So much is acknowledged at once: bytes, frames.
 const AT_ONCE: (u64, u64) = (1 << 20, 1024);
