@@ -239,6 +239,9 @@ fn tell(waiters: [List<Waiter>; 2]) {
     }
 }
 
+/// A connection that is established, and its session.
+type Line = (Arc<Conn>, Arc<Session>);
+
 struct Inner {
     machine: Machine,
     /// The present attempt, or the connection that is established.
@@ -932,7 +935,7 @@ impl Peer {
     }
 
     /// Tells the peer of more credit.
-    fn grant(&self, line: (Arc<Conn>, Arc<Session>), lane: Lane, limit: u64) {
+    fn grant(&self, line: Line, lane: Lane, limit: u64) {
         let (conn, session) = line;
         if let Err(e) = session.grant(&conn, lane, limit) {
             // The peer would wait for ever; a new connection tells it anew.
@@ -961,7 +964,7 @@ impl Inner {
     }
 
     /// The connection that is established, and the session.
-    fn line(&self) -> Option<(Arc<Conn>, Arc<Session>)> {
+    fn line(&self) -> Option<Line> {
         let conn = self.conn.as_ref().filter(|_| self.connected)?;
         let flow = self.flow.as_ref()?;
         Some((conn.clone(), flow.session.clone()))
@@ -969,7 +972,7 @@ impl Inner {
 
     /// What to grant, and over which line, when it is worth telling. Without a connection nobody could
     /// be told; the next greeting will tell.
-    fn worth_granting(&mut self, lane: Lane) -> Option<((Arc<Conn>, Arc<Session>), u64)> {
+    fn worth_granting(&mut self, lane: Lane) -> Option<(Line, u64)> {
         if !self.connected || self.flow.is_none() {
             return None;
         }
