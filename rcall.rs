@@ -38,6 +38,7 @@ use crate::conn::peer::Charge;
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
+    Urgency,
     SMALL_SHARE, //
 };
 use crate::node::Node;
@@ -119,7 +120,11 @@ impl Incoming {
         let peer = self.charge.peer().clone();
         let frame = wanted.frame.fill(header, bytes, Some(self.charge), None);
         // If the session is over, so is the call.
-        if self.session.transmit(frame, SMALL_SHARE).is_ok() {
+        if self
+            .session
+            .transmit(frame, Urgency::Now, SMALL_SHARE)
+            .is_ok()
+        {
             peer.stats.tx_bytes.add(len.into());
         }
     }
@@ -257,7 +262,7 @@ impl Node {
     pub(crate) fn rcall(&self, dst: NodeId, func: u32, args: &[u8], timeout: Timeout) -> Result {
         let (len, session) = self.check_args(dst, args.len(), 0)?;
         let call = Outgoing::new(session, Header::Call { func, len }, args)?;
-        self.place_call(dst, call_cost(len, 0), call, timeout)
+        self.place_call(dst, call_cost(len, 0), call, Urgency::Soon, timeout)
     }
 
     /// Makes a synchronous call. See `kccm_rcall_sync()`.
@@ -286,7 +291,8 @@ impl Node {
             len,
         };
         let outgoing = Outgoing::new(session, header, args)?;
-        self.place_call(dst, call_cost(len, reply_max), outgoing, timeout)?;
+        let cost = call_cost(len, reply_max);
+        self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
         let answer = call.wait(timeout.left(started))?;
         judge(answer, reply)
     }
@@ -302,14 +308,22 @@ impl Node {
         Ok((args as u32, session))
     }
 
-    fn place_call(&self, dst: NodeId, cost: u64, call: Outgoing, timeout: Timeout) -> Result {
+    fn place_call(
+        &self,
+        dst: NodeId,
+        cost: u64,
+        call: Outgoing,
+        urgency: Urgency,
+        timeout: Timeout,
+    ) -> Result {
         let peer = self.peer(dst).ok_or(EINVAL)?;
         let bytes = call.args.len() as u64;
         let is_listener = self.queues.is_listener();
         let kept = peer.admit(&call.session, Lane::Calls, cost, timeout, !is_listener)?;
         let ask = kept.asks();
         let frame = call.frame.fill(call.header, call.args, None, Some(kept));
-        call.session.transmit(frame, Self::share(is_listener))?;
+        call.session
+            .transmit(frame, urgency, Self::share(is_listener))?;
         if ask {
             call.session.ask();
         }

@@ -25,7 +25,10 @@ use crate::conn::peer::{
     Counter, //
 };
 use crate::conn::session::Session;
-use crate::conn::tx::Blank;
+use crate::conn::tx::{
+    Blank,
+    Urgency, //
+};
 use crate::node::Node;
 use crate::sys::clock;
 use crate::sys::wait::{
@@ -374,7 +377,7 @@ enum Posted {
 impl Node {
     /// Sends a message. See `kccm_send()`.
     pub(crate) fn send(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
-        self.post(dst, tag, buf, timeout).map(|_| ())
+        self.post(dst, tag, buf, Urgency::Soon, timeout).map(|_| ())
     }
 
     /// Sends a message and waits until it is delivered. See `kccm_send_sync()`.
@@ -386,7 +389,7 @@ impl Node {
             return Err(EDEADLK);
         }
         let started = clock::now();
-        let (session, seq) = self.post(dst, tag, buf, timeout)?;
+        let (session, seq) = self.post(dst, tag, buf, Urgency::Now, timeout)?;
         let peer = self.peer(dst).ok_or(EINVAL)?;
         session.confirm(seq, timeout.left(started), || !peer.is_up())
     }
@@ -397,6 +400,7 @@ impl Node {
         dst: NodeId,
         tag: u32,
         buf: &[u8],
+        urgency: Urgency,
         timeout: Timeout,
     ) -> Result<(Arc<Session>, u64)> {
         let peer = self.peer(dst).ok_or(EINVAL)?;
@@ -412,7 +416,7 @@ impl Node {
         let kept = peer.admit(&session, Lane::Messages, cost, timeout, !is_listener)?;
         let ask = kept.asks();
         let frame = frame.fill(Header::Message { tag, len }, bytes, None, Some(kept));
-        let seq = session.transmit(frame, Self::share(is_listener))?;
+        let seq = session.transmit(frame, urgency, Self::share(is_listener))?;
         if ask {
             session.ask();
         }

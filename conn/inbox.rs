@@ -33,7 +33,7 @@ pub(crate) enum Verdict {
 
 /// When to acknowledge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Urgency {
+pub(crate) enum Due {
     /// Now.
     Now,
     /// At the time that is due; nobody sees to that yet.
@@ -83,19 +83,19 @@ impl Inbox {
     }
 
     /// The next frame, of so many bytes, has been delivered. `now` is asked when it matters.
-    pub(crate) fn deliver(&self, seq: u64, len: u64, now: impl FnOnce() -> Millis) -> Urgency {
+    pub(crate) fn deliver(&self, seq: u64, len: u64, now: impl FnOnce() -> Millis) -> Due {
         // Before it is looked whether something is due: see `is_due()`.
         self.received.xchg(seq, Full);
         let bytes = self.bytes.fetch_add(len, Relaxed) + len;
         if bytes >= BYTES || seq.saturating_sub(self.told.load(Relaxed)) >= FRAMES {
-            return Urgency::Now;
+            return Due::Now;
         }
         if self.due.load(Relaxed) != 0 {
-            return Urgency::Pending;
+            return Due::Pending;
         }
         match self.due.cmpxchg(0, now() + DELAY, Full) {
-            Ok(_) => Urgency::Later,
-            Err(_) => Urgency::Pending,
+            Ok(_) => Due::Later,
+            Err(_) => Due::Pending,
         }
     }
 
@@ -169,27 +169,27 @@ mod tests {
     fn acknowledgement_is_due_after_a_while() {
         let inbox = Inbox::new();
         assert_eq!(inbox.is_due(NOW), Ok(false));
-        assert_eq!(inbox.deliver(1, 10, || NOW), Urgency::Later);
-        assert_eq!(inbox.deliver(2, 10, || NOW + 5), Urgency::Pending);
+        assert_eq!(inbox.deliver(1, 10, || NOW), Due::Later);
+        assert_eq!(inbox.deliver(2, 10, || NOW + 5), Due::Pending);
         assert_eq!(inbox.is_due(NOW), Err(NOW + DELAY));
         assert_eq!(inbox.is_due(NOW + DELAY - 1), Err(NOW + DELAY));
         assert_eq!(inbox.is_due(NOW + DELAY), Ok(true));
         // Asked for once; the next frame asks again.
         assert_eq!(inbox.is_due(NOW + DELAY), Ok(false));
-        assert_eq!(inbox.deliver(3, 10, || NOW + DELAY), Urgency::Later);
+        assert_eq!(inbox.deliver(3, 10, || NOW + DELAY), Due::Later);
     }
 
     #[test]
     fn much_is_acknowledged_at_once() {
         let inbox = Inbox::new();
-        assert_eq!(inbox.deliver(1, BYTES - 1, || NOW), Urgency::Later);
-        assert_eq!(inbox.deliver(2, 1, || NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(1, BYTES - 1, || NOW), Due::Later);
+        assert_eq!(inbox.deliver(2, 1, || NOW), Due::Now);
         inbox.tell();
-        assert_eq!(inbox.deliver(3, BYTES, || NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(3, BYTES, || NOW), Due::Now);
         inbox.tell();
         for seq in 4..3 + FRAMES {
-            assert!(inbox.deliver(seq, 0, || NOW) != Urgency::Now);
+            assert!(inbox.deliver(seq, 0, || NOW) != Due::Now);
         }
-        assert_eq!(inbox.deliver(3 + FRAMES, 0, || NOW), Urgency::Now);
+        assert_eq!(inbox.deliver(3 + FRAMES, 0, || NOW), Due::Now);
     }
 }

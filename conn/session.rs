@@ -24,8 +24,8 @@ use super::hello::{
     Standing, //
 };
 use super::inbox::{
+    Due,
     Inbox,
-    Urgency,
     Verdict, //
 };
 use super::outbox::Violation;
@@ -33,7 +33,8 @@ use super::tx;
 use super::tx::{
     Drained,
     OutFrame,
-    Tx, //
+    Tx,
+    Urgency, //
 };
 use super::Conn;
 use crate::sys::clock;
@@ -102,11 +103,17 @@ impl Session {
 
     // ---- Sending.
 
-    /// Queues a frame and sends as much as there is room for. Returns its number. Process context.
+    /// Queues a frame and sends as much as there is room for, or leaves it to be sent soon. Returns its
+    /// number. Process context.
     ///
     /// Frames are delivered in the order of these calls. If the session is over, says why.
-    pub(crate) fn transmit(&self, frame: ListArc<OutFrame>, share: usize) -> Result<u64> {
-        match self.tx.transmit(frame, &self.inbox, share) {
+    pub(crate) fn transmit(
+        &self,
+        frame: ListArc<OutFrame>,
+        urgency: Urgency,
+        share: usize,
+    ) -> Result<u64> {
+        match self.tx.transmit(frame, &self.inbox, urgency, share) {
             Ok((seq, drained)) => {
                 self.see_to(drained);
                 Ok(seq)
@@ -177,12 +184,12 @@ impl Session {
     /// an acknowledgement is due later.
     pub(crate) fn delivered(&self, seq: u64, len: usize) -> bool {
         match self.inbox.deliver(seq, len as u64, clock::now) {
-            Urgency::Now => {
+            Due::Now => {
                 self.ping();
                 false
             }
-            Urgency::Later => true,
-            Urgency::Pending => false,
+            Due::Later => true,
+            Due::Pending => false,
         }
     }
 

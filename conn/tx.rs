@@ -7,6 +7,11 @@
 //! caller, and under contention frames are sent in batches. Nobody waits for room in the link: when
 //! there is none, the rest is sent by the listener, which the link then calls.
 //!
+//! Frames that follow one right after the other, with nothing coming back in between, would each
+//! become a packet of their own, for TCP does not know that there are more. So those that nobody
+//! waits for are left to the listener, which is woken, or to the frame that makes them worth sending,
+//! whichever comes first: see [`Pace`].
+//!
 //! What is sequenced is in the [`Outbox`] and outlives connections; control frames are only for the
 //! connection that they were meant for. When a connection takes the place of another, whoever is
 //! sending at that moment has frames of the outbox in hand, and sees to the change when the link
@@ -32,6 +37,7 @@ use super::transport::{
     MAX_BUFS, //
 };
 use super::Conn;
+use crate::sys::clock;
 use kernel::list::{
     impl_list_arc_safe,
     impl_list_item,
@@ -183,6 +189,61 @@ pub(crate) const SHARE: usize = 4 << 20;
 /// served the other connections, and recovery.
 pub(crate) const SMALL_SHARE: usize = 64 << 10;
 
+/// How urgent a frame is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Somebody waits for what comes of it.
+    Now,
+    /// It may be sent together with those that follow.
+    Soon,
+}
+
+/// How fast frames follow one another, and what has been left to others because of that.
+struct Pace {
+    /// When the last one came, nanoseconds.
+    last: u64,
+    /// The number of the last one that had been received then.
+    received: u64,
+    /// How many have come one right after the other.
+    streak: u32,
+    /// What is left to others at present, bytes; 0 if nothing is.
+    left: usize,
+}
+
+impl Pace {
+    /// Frames follow right after one another if no more than this is between them, nanoseconds.
+    const GAP: u64 = 100_000;
+    /// So many of those are sent one by one, before it is believed that more follow.
+    const STREAK: u32 = 16;
+    /// What is worth sending by itself, bytes.
+    const WORTH: usize = 16 << 10;
+
+    const fn new() -> Self {
+        Self {
+            last: 0,
+            received: 0,
+            streak: 0,
+            left: 0,
+        }
+    }
+
+    /// A frame of so many bytes has come when `received` was the last number received. Returns whether
+    /// it can be left to others. If so, and to begin with, the listener is to be woken.
+    ///
+    /// Where something comes back between two frames, the other side may be waiting for the second.
+    fn can_leave(&mut self, urgency: Urgency, len: usize, received: u64, now: u64) -> bool {
+        let follows = now.saturating_sub(self.last) <= Self::GAP && received == self.received;
+        self.last = now;
+        self.received = received;
+        self.streak = if follows {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
+        urgency == Urgency::Soon && self.streak > Self::STREAK && self.left + len < Self::WORTH
+    }
+}
+
 struct Queue {
     /// Frames for the present connection.
     control: List<OutFrame>,
@@ -200,6 +261,7 @@ struct Queue {
     resume: Option<u64>,
     /// The connection is to be closed behind the control frames that wait.
     ending: bool,
+    pace: Pace,
     /// Somebody is sending.
     busy: bool,
     /// While somebody was sending, something happened that may let him go on.
@@ -319,6 +381,26 @@ impl Queue {
         }
     }
 
+    /// Whether a frame of so many bytes, the last in the outbox, can be left to others.
+    fn can_leave(&mut self, urgency: Urgency, len: usize, inbox: &Inbox) -> bool {
+        // Whoever is sending takes it along, and whoever connects.
+        !self.busy
+            && self.conn.is_some()
+            && self
+                .pace
+                .can_leave(urgency, len, inbox.received(), clock::nanos())
+    }
+
+    /// Leaves a frame of so many bytes to others.
+    fn leave(&mut self, len: usize) -> Drained {
+        let first = self.pace.left == 0;
+        self.pace.left += len;
+        match &self.conn {
+            Some(conn) if first => Drained::Yield(conn.clone()),
+            _ => Drained::Done,
+        }
+    }
+
     /// There is no connection any more.
     fn detach(&mut self, gone: &mut List<OutFrame>) -> Option<Arc<Conn>> {
         gone.push_all_back(&mut self.control);
@@ -327,6 +409,7 @@ impl Queue {
         }
         self.resume = None;
         self.ending = false;
+        self.pace.left = 0;
         self.change += 1;
         self.conn.take()
     }
@@ -370,6 +453,7 @@ impl Tx {
                     change: 0,
                     resume: None,
                     ending: false,
+                    pace: Pace::new(),
                     busy: false,
                     again: false,
                     over: false,
@@ -382,19 +466,24 @@ impl Tx {
 
     // ---- Frames.
 
-    /// Queues a frame of the session behind all others, and sends as [`Tx::drain`] does. Returns the
-    /// frame's number; gives it back when the session is over. Process context.
+    /// Queues a frame of the session behind all others, and sends as [`Tx::drain`] does, or leaves that
+    /// to others. Returns the frame's number; gives it back when the session is over. Process context.
     pub(crate) fn transmit(
         &self,
         frame: ListArc<OutFrame>,
         inbox: &Inbox,
+        urgency: Urgency,
         share: usize,
     ) -> Result<(u64, Drained), ListArc<OutFrame>> {
         let mut queue = self.queue.lock();
         if queue.over {
             return Err(frame);
         }
+        let len = frame.len();
         let seq = queue.outbox.push(frame);
+        if queue.can_leave(urgency, len, inbox) {
+            return Ok((seq, queue.leave(len)));
+        }
         Ok((seq, self.drain_locked(queue, inbox, share)))
     }
 
@@ -507,8 +596,10 @@ impl Tx {
     }
 
     /// Sends `last` over this connection and closes it, unless it has gone already. Frames of the
-    /// session that nobody has begun to send wait for the next connection.
+    /// session that there is no room for wait for the next connection.
     pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
+        // What has been left to others.
+        self.drain(inbox, SMALL_SHARE);
         let mut queue = self.queue.lock();
         if queue.is_past(conn) {
             drop(queue);
@@ -594,6 +685,7 @@ impl Sending {
             return None;
         }
         let conn = queue.conn.clone()?;
+        queue.pace.left = 0;
         queue.busy = true;
         Some(Self {
             batch: core::mem::replace(&mut queue.unsent, Batch::new()),

@@ -17,8 +17,13 @@ pub(crate) type Millis = u64;
 
 /// The time now.
 pub(crate) fn now() -> Millis {
+    nanos() / 1_000_000
+}
+
+/// The time now, in nanoseconds since boot, from the same clock.
+pub(crate) fn nanos() -> u64 {
     // SAFETY: `ktime_get_mono_fast_ns()` has no requirements and may be called from any context.
-    unsafe { bindings::ktime_get_mono_fast_ns() / 1_000_000 }
+    unsafe { bindings::ktime_get_mono_fast_ns() }
 }
 
 /// Wall-clock-free time for measuring how long something took.

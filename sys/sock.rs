@@ -49,7 +49,7 @@ unsafe impl Sync for Socket {}
 const SEND_FLAGS: u32 = bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL;
 
 /// Most buffers that one [`Socket::send`] takes.
-pub(crate) const MAX_BUFS: usize = 16;
+pub(crate) const MAX_BUFS: usize = 32;
 
 impl Socket {
     /// Makes a TCP socket for addresses of the family of `like`, set up for KCCM's way of use:

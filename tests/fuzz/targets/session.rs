@@ -5,8 +5,8 @@
 //! peer that acknowledges what it cannot have is found out.
 
 use crate::conn::inbox::{
+    Due,
     Inbox,
-    Urgency,
     Verdict,
     DELAY, //
 };
@@ -208,12 +208,12 @@ impl Session {
                 self.owed_since = self.owed_since.or(Some(self.now));
                 self.owed = (self.owed.0 + len, self.owed.1 + 1);
                 let much = self.owed.0 >= AT_ONCE.0 || self.owed.1 >= AT_ONCE.1;
-                let urgency = self.inbox.deliver(seq, len, || self.now);
-                assert_eq!(urgency == Urgency::Now, much);
-                match urgency {
-                    Urgency::Now => self.acknowledge(),
-                    Urgency::Later => self.alarm = Some(self.now),
-                    Urgency::Pending => {}
+                let due = self.inbox.deliver(seq, len, || self.now);
+                assert_eq!(due == Due::Now, much);
+                match due {
+                    Due::Now => self.acknowledge(),
+                    Due::Later => self.alarm = Some(self.now),
+                    Due::Pending => {}
                 }
             }
             Verdict::Duplicate => assert!(seq <= self.delivered, "{seq} is dropped"),
