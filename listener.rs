@@ -452,6 +452,10 @@ impl Listener<'_> {
             if read >= TURN {
                 return Ok(Served::More);
             }
+            if read > 0 && !conn.pending() {
+                // Cheaper than to be told so.
+                return Ok(Served::Idle);
+            }
             match conn.recv(rx.assembler.space()) {
                 Ok(0) => return Err(ECONNRESET),
                 Ok(n) => {
@@ -711,9 +715,6 @@ impl Listener<'_> {
             if conn.failure().is_some() {
                 return Ok(Taken::Wanting);
             }
-            if clock::now() >= rx.turn_ends {
-                return Ok(Taken::TurnOver);
-            }
             let session = conn.session().ok_or(EPROTO)?;
             let held = match rx.held.take() {
                 Some(held) => self.pass_on(peer, session, held),
@@ -738,6 +739,9 @@ impl Listener<'_> {
             if held.is_some() {
                 rx.held = held;
                 return Ok(Taken::Starved);
+            }
+            if clock::now() >= rx.turn_ends {
+                return Ok(Taken::TurnOver);
             }
         }
     }

@@ -234,11 +234,14 @@ impl Conn {
         self.link.status()
     }
 
-    /// [`Link::recv`], taking note that the other side is alive.
+    /// [`Link::recv`].
     pub(crate) fn recv(&self, buf: &mut [u8]) -> Result<usize> {
-        let n = self.link.recv(buf)?;
-        self.hear();
-        Ok(n)
+        self.link.recv(buf)
+    }
+
+    /// [`Link::pending`].
+    pub(crate) fn pending(&self) -> bool {
+        self.link.pending()
     }
 
     /// The other side was heard of just now.
@@ -271,7 +274,7 @@ impl Conn {
 
     /// Sends the bytes of a greeting. They are few, so a new link has room for them.
     pub(crate) fn greet(&self, bytes: &hello::Bytes) -> Result {
-        match self.link.send(&[bytes])? {
+        match self.link.send(&[bytes], false)? {
             n if n == bytes.len() => Ok(()),
             _ => Err(EIO),
         }

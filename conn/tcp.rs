@@ -110,8 +110,8 @@ impl Link for TcpLink {
         Ok(())
     }
 
-    fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
-        self.socket.send(bufs)
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
+        self.socket.send(bufs, more)
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<usize> {
@@ -120,6 +120,10 @@ impl Link for TcpLink {
 
     fn unread(&self) -> bool {
         self.socket.unread()
+    }
+
+    fn pending(&self) -> bool {
+        self.socket.pending()
     }
 
     fn key(&self) -> Option<u8> {

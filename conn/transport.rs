@@ -31,14 +31,21 @@ pub(crate) trait Link: Send + Sync {
     /// failed.
     fn status(&self) -> Result;
 
-    /// Sends as much of `bufs`, one after the other, as there is room for; returns how much.
-    fn send(&self, bufs: &[&[u8]]) -> Result<usize>;
+    /// Sends as much of `bufs`, one after the other, as there is room for; returns how much. `more`:
+    /// what follows at once may go with the end of this.
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;
 
     /// Receives into `buf`; returns how much, 0 at the end of the stream.
     fn recv(&self, buf: &mut [u8]) -> Result<usize>;
 
     /// Whether something has come in that was not received yet.
     fn unread(&self) -> bool;
+
+    /// Whether `recv` may find something: bytes, the end of the stream or an error. If not, a
+    /// notification follows when it may.
+    fn pending(&self) -> bool {
+        true
+    }
 
     /// The number of the key that is signed with, if the network has keys.
     fn key(&self) -> Option<u8> {

@@ -227,11 +227,11 @@ impl Pace {
         }
     }
 
-    /// A frame of so many bytes has come when `received` was the last number received. Returns whether
-    /// it can be left to others. If so, and to begin with, the listener is to be woken.
+    /// A frame of so many bytes that nobody waits for has come, when `received` was the last number
+    /// received. Returns whether it can be left to others.
     ///
     /// Where something comes back between two frames, the other side may be waiting for the second.
-    fn can_leave(&mut self, urgency: Urgency, len: usize, received: u64, now: u64) -> bool {
+    fn can_leave(&mut self, len: usize, received: u64, now: u64) -> bool {
         let follows = now.saturating_sub(self.last) <= Self::GAP && received == self.received;
         self.last = now;
         self.received = received;
@@ -240,7 +240,7 @@ impl Pace {
         } else {
             0
         };
-        urgency == Urgency::Soon && self.streak > Self::STREAK && self.left + len < Self::WORTH
+        self.streak > Self::STREAK && self.left + len < Self::WORTH
     }
 }
 
@@ -289,6 +289,11 @@ impl Batch {
         }
     }
 
+    /// Bytes to be sent.
+    fn len(&self) -> usize {
+        self.frames.iter().map(|frame| frame.len()).sum::<usize>() - self.offset
+    }
+
     /// Fills up from the queue, control frames first. `inbox`: what to acknowledge.
     fn fill(&mut self, queue: &mut Queue, inbox: &Inbox) {
         while self.count < Self::MAX {
@@ -307,17 +312,22 @@ impl Batch {
         }
     }
 
-    fn send(&self, link: &dyn Link) -> Result<usize> {
+    /// `more`: other frames follow at once.
+    fn send(&self, link: &dyn Link, more: bool) -> Result<usize> {
         if self.count == 1 {
             // Most frames go alone, and need not pay for the others' places.
-            self.send_some::<1, 2>(link)
+            self.send_some::<1, 2>(link, more)
         } else {
-            self.send_some::<{ Self::MAX }, MAX_BUFS>(link)
+            self.send_some::<{ Self::MAX }, MAX_BUFS>(link, more)
         }
     }
 
     /// Sends the first `FRAMES` of them, two buffers each.
-    fn send_some<const FRAMES: usize, const BUFS: usize>(&self, link: &dyn Link) -> Result<usize> {
+    fn send_some<const FRAMES: usize, const BUFS: usize>(
+        &self,
+        link: &dyn Link,
+        more: bool,
+    ) -> Result<usize> {
         let mut frames: [Option<ArcBorrow<'_, OutFrame>>; FRAMES] = [None; FRAMES];
         let mut headers = [[0; HEADER_LEN]; FRAMES];
         for ((slot, header), frame) in frames.iter_mut().zip(&mut headers).zip(self.frames.iter()) {
@@ -337,7 +347,7 @@ impl Batch {
                 }
             }
         }
-        link.send(&bufs[..n])
+        link.send(&bufs[..n], more)
     }
 
     /// `sent` bytes have gone. Moves what they complete to `whole`.
@@ -384,11 +394,10 @@ impl Queue {
     /// Whether a frame of so many bytes, the last in the outbox, can be left to others.
     fn can_leave(&mut self, urgency: Urgency, len: usize, inbox: &Inbox) -> bool {
         // Whoever is sending takes it along, and whoever connects.
-        !self.busy
+        urgency == Urgency::Soon
+            && !self.busy
             && self.conn.is_some()
-            && self
-                .pace
-                .can_leave(urgency, len, inbox.received(), clock::nanos())
+            && self.pace.can_leave(len, inbox.received(), clock::nanos())
     }
 
     /// Leaves a frame of so many bytes to others.
@@ -664,6 +673,8 @@ struct Sending {
     conn: Option<Arc<Conn>>,
     change: u64,
     total: usize,
+    /// This caller sends more behind what is in the batch.
+    more: bool,
     /// What has come of the last attempt, and the frames that it has completed.
     outcome: Result<usize>,
     whole: List<OutFrame>,
@@ -692,6 +703,7 @@ impl Sending {
             conn: Some(conn),
             change: queue.change,
             total: 0,
+            more: false,
             outcome: Ok(0),
             whole: List::new(),
             gone: List::new(),
@@ -738,6 +750,9 @@ impl Sending {
                 } else if self.total >= share && !queue.ending {
                     Drained::Yield(conn.clone())
                 } else {
+                    self.more = !queue.outbox.is_idle()
+                        && self.batch.count == Batch::MAX
+                        && self.total + self.batch.len() < share;
                     return None;
                 }
             }
@@ -758,7 +773,7 @@ impl Sending {
         let Some(conn) = &self.conn else {
             return;
         };
-        self.outcome = self.batch.send(conn.link());
+        self.outcome = self.batch.send(conn.link(), self.more);
         if let Ok(n) = self.outcome {
             self.total += n;
             conn.note_sent();
@@ -775,5 +790,62 @@ impl Sending {
         if let Some(conn) = self.ended.take() {
             conn.close_link(true);
         }
+    }
+}
+
+#[cfg(KCCM_KUNIT)]
+#[kunit_tests(kccm_pace)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000_000_000;
+
+    /// One that has had enough frames to leave the next, the last of them now.
+    fn quick() -> Pace {
+        let mut pace = Pace::new();
+        for left in (0..=u64::from(Pace::STREAK)).rev() {
+            assert!(!pace.can_leave(HEADER_LEN, 0, NOW - left));
+        }
+        pace
+    }
+
+    #[test]
+    fn frames_that_follow_are_left() {
+        let mut pace = quick();
+        for i in 1..10 {
+            assert!(pace.can_leave(HEADER_LEN, 0, NOW + i * Pace::GAP));
+        }
+    }
+
+    #[test]
+    fn frames_apart_are_sent() {
+        let mut pace = Pace::new();
+        for i in 1..100 {
+            assert!(!pace.can_leave(HEADER_LEN, 0, NOW + i * (Pace::GAP + 1)));
+        }
+        let mut pace = quick();
+        assert!(!pace.can_leave(HEADER_LEN, 0, NOW + Pace::GAP + 1));
+        assert!(!pace.can_leave(HEADER_LEN, 0, NOW + Pace::GAP + 2));
+    }
+
+    #[test]
+    fn frames_of_a_conversation_are_sent() {
+        let mut pace = Pace::new();
+        for i in 1..100 {
+            assert!(!pace.can_leave(HEADER_LEN, i, NOW + i));
+        }
+        let mut pace = quick();
+        assert!(!pace.can_leave(HEADER_LEN, 1, NOW + 1));
+        assert!(!pace.can_leave(HEADER_LEN, 1, NOW + 2));
+    }
+
+    #[test]
+    fn what_is_enough_is_sent() {
+        let mut pace = quick();
+        assert!(!pace.can_leave(Pace::WORTH, 0, NOW));
+        assert!(pace.can_leave(Pace::WORTH - 1, 0, NOW));
+        pace.left = Pace::WORTH - 100;
+        assert!(pace.can_leave(99, 0, NOW));
+        assert!(!pace.can_leave(100, 0, NOW));
     }
 }

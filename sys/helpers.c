@@ -163,6 +163,18 @@ bool kccm_sock_unread(struct socket *sock)
 	return !skb_queue_empty_lockless(&sock->sk->sk_receive_queue);
 }
 
+/*
+ * Whether a receive would find bytes, the end of the stream or an error. Of what
+ * comes after this has looked, the callbacks of the socket tell.
+ */
+bool kccm_sock_pending(struct socket *sock)
+{
+	const struct sock *sk = sock->sk;
+
+	return kccm_sock_unread(sock) || READ_ONCE(sk->sk_err) ||
+	       (READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN);
+}
+
 struct net *kccm_net_get(struct net *net)
 {
 	return get_net(net);

@@ -38,6 +38,7 @@ void kccm_sock_prepare(struct socket *sock);
 void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
 bool kccm_sock_unread(struct socket *sock);
+bool kccm_sock_pending(struct socket *sock);
 
 struct net *kccm_net_get(struct net *net);
 void kccm_net_put(struct net *net);

@@ -146,18 +146,19 @@ impl Socket {
     }
 
     /// Sends what there is room for of `bufs`, one after the other, at most [`MAX_BUFS`] of them.
+    /// `more`: the next call follows at once, and what it sends may go with the end of this.
     ///
     /// Returns how many bytes that was; `EAGAIN` if none, and then [`Upcall::writable`] follows.
-    pub(crate) fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+    pub(crate) fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         if bufs.len() <= 2 {
             // Most frames go alone: a header and a payload.
-            self.send_some::<2>(bufs)
+            self.send_some::<2>(bufs, more)
         } else {
-            self.send_some::<MAX_BUFS>(bufs)
+            self.send_some::<MAX_BUFS>(bufs, more)
         }
     }
 
-    fn send_some<const BUFS: usize>(&self, bufs: &[&[u8]]) -> Result<usize> {
+    fn send_some<const BUFS: usize>(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         let mut vec = [bindings::kvec::default(); BUFS];
         let mut total = 0;
         let bufs = &bufs[..bufs.len().min(BUFS)];
@@ -167,7 +168,7 @@ impl Socket {
             total += buf.len();
         }
         let mut msg = bindings::msghdr {
-            msg_flags: SEND_FLAGS,
+            msg_flags: SEND_FLAGS | if more { bindings::MSG_MORE } else { 0 },
             ..Default::default()
         };
         // SAFETY: The socket is valid; the vector describes `bufs`, which are only read, and outlives
@@ -204,6 +205,12 @@ impl Socket {
     pub(crate) fn unread(&self) -> bool {
         // SAFETY: The socket is valid.
         unsafe { helpers::kccm_sock_unread(self.0) }
+    }
+
+    /// Whether [`Socket::recv`] would find something: bytes, the end of the stream or an error.
+    pub(crate) fn pending(&self) -> bool {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_pending(self.0) }
     }
 
     /// Ends the connection in both directions.

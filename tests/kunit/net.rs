@@ -357,7 +357,7 @@ impl Link for MemoryLink {
         Ok(())
     }
 
-    fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+    fn send(&self, bufs: &[&[u8]], _: bool) -> Result<usize> {
         let mut inner = self.outward.inner.lock();
         if inner.ended {
             return Err(EPIPE);
@@ -666,7 +666,7 @@ impl Link for GatedLink {
         self.below.status()
     }
 
-    fn send(&self, bufs: &[&[u8]]) -> Result<usize> {
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         let gate = &self.gate;
         gate.note(Operation::Send);
         gate.sends[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
@@ -677,7 +677,7 @@ impl Link for GatedLink {
         if gate.mute.load(Relaxed) {
             return Ok(bufs.iter().map(|buf| buf.len()).sum());
         }
-        let sent = self.below.send(bufs);
+        let sent = self.below.send(bufs, more);
         if sent == Err(EAGAIN) {
             gate.full.fetch_add(1, Relaxed);
         }
@@ -809,12 +809,19 @@ impl Client {
     /// Waits for a frame without a payload; what comes before it has none either.
     #[track_caller]
     pub(super) fn wait_for(&self, frame: Header) -> Result {
+        while self.hear_frame()? != frame {}
+        Ok(())
+    }
+
+    /// Waits for a frame, which has no payload.
+    #[track_caller]
+    pub(super) fn hear_frame(&self) -> Result<Header> {
         const BOUNDS: Bounds = Bounds {
             message: 0,
             rcall: 1 << 20,
         };
-        while Header::parse(&self.hear().here()?, BOUNDS) != Ok(frame) {}
-        Ok(())
+        let header = Header::parse(&self.hear().here()?, BOUNDS);
+        header.map_err(|_| EPROTO).here()
     }
 
     /// The next frame, but for its payload. It acknowledges nothing.
@@ -837,7 +844,7 @@ impl Client {
         let mut said = 0;
         let mut result = Ok(());
         eventually(|| {
-            match self.link.send(&[&bytes[said..]]) {
+            match self.link.send(&[&bytes[said..]], false) {
                 Ok(n) => said += n,
                 Err(e) if e == EAGAIN => {}
                 Err(e) => result = Err(e),
