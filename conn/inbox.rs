@@ -36,7 +36,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Due {
     /// Now.
     Now,
-    /// At the time that is due; nobody sees to that yet.
+    /// After [`DELAY`], when somebody must ask; nobody sees to that yet.
     Later,
     /// That has been seen to.
     Pending,
@@ -50,8 +50,10 @@ pub(crate) struct Inbox {
     told: Atomic<u64>,
     /// Bytes delivered since.
     bytes: Atomic<u64>,
-    /// When an acknowledgement is due by itself, or 0.
-    due: Atomic<u64>,
+    /// When the first was delivered that the other side has not been told of.
+    since: Atomic<u64>,
+    /// Somebody is to ask later whether an acknowledgement is due by itself.
+    watched: Atomic<bool>,
 }
 
 impl Inbox {
@@ -61,7 +63,8 @@ impl Inbox {
             received: Atomic::new(0),
             told: Atomic::new(0),
             bytes: Atomic::new(0),
-            due: Atomic::new(0),
+            since: Atomic::new(0),
+            watched: Atomic::new(false),
         }
     }
 
@@ -84,18 +87,19 @@ impl Inbox {
 
     /// The next frame, of so many bytes, has been delivered. `now` is asked when it matters.
     pub(crate) fn deliver(&self, seq: u64, len: u64, now: impl FnOnce() -> Millis) -> Due {
-        // Before it is looked whether something is due: see `is_due()`.
+        let untold = seq.saturating_sub(self.told.load(Relaxed));
+        if untold <= 1 {
+            self.since.store(now(), Relaxed);
+        }
+        // Before it is looked whether somebody asks: see `is_due()`.
         self.received.xchg(seq, Full);
         let bytes = self.bytes.fetch_add(len, Relaxed) + len;
-        if bytes >= BYTES || seq.saturating_sub(self.told.load(Relaxed)) >= FRAMES {
-            return Due::Now;
-        }
-        if self.due.load(Relaxed) != 0 {
-            return Due::Pending;
-        }
-        match self.due.cmpxchg(0, now() + DELAY, Full) {
-            Ok(_) => Due::Later,
-            Err(_) => Due::Pending,
+        if bytes >= BYTES || untold >= FRAMES {
+            Due::Now
+        } else if self.watched.load(Relaxed) || self.watched.xchg(true, Full) {
+            Due::Pending
+        } else {
+            Due::Later
         }
     }
 
@@ -109,17 +113,18 @@ impl Inbox {
         received
     }
 
-    /// Whether an acknowledgement is due by itself; if not yet, when to ask again.
+    /// Whether an acknowledgement is due by itself; if not yet, when to ask again. That is so, too, while
+    /// others carry them along all the time: it is cheaper than to begin anew with the next frame.
     pub(crate) fn is_due(&self, now: Millis) -> Result<bool, Millis> {
-        let due = self.due.load(Relaxed);
+        if !self.watched.load(Relaxed) {
+            return Ok(false);
+        }
+        let due = self.since.load(Relaxed) + DELAY;
         if now < due {
             return Err(due);
         }
-        if due == 0 {
-            return Ok(false);
-        }
-        // Before it is looked: a frame that is delivered after that finds nothing due.
-        self.due.xchg(0, Full);
+        // Before it is looked: a frame that is delivered after that finds that nobody asks.
+        self.watched.xchg(false, Full);
         Ok(self.owes())
     }
 
@@ -177,6 +182,26 @@ mod tests {
         // Asked for once; the next frame asks again.
         assert_eq!(inbox.is_due(NOW + DELAY), Ok(false));
         assert_eq!(inbox.deliver(3, 10, || NOW + DELAY), Due::Later);
+    }
+
+    #[test]
+    fn delay_begins_with_what_is_not_told() {
+        let inbox = Inbox::new();
+        let mut looks = 0;
+        // In a conversation every answer carries the acknowledgement, and one look at a time is due.
+        for i in 0..100 {
+            let due = inbox.deliver(i + 1, 10, || NOW + i);
+            assert_eq!(due, if i == 0 { Due::Later } else { Due::Pending });
+            if looks <= NOW + i {
+                assert_eq!(inbox.is_due(NOW + i), Err(NOW + i + DELAY));
+                looks = NOW + i + DELAY;
+            }
+            inbox.tell();
+        }
+        inbox.deliver(101, 10, || NOW + 100);
+        inbox.deliver(102, 10, || NOW + 105);
+        assert_eq!(inbox.is_due(NOW + 101), Err(NOW + 100 + DELAY));
+        assert_eq!(inbox.is_due(NOW + 100 + DELAY), Ok(true));
     }
 
     #[test]

@@ -7,7 +7,10 @@ use super::net::{
     anew,
     Client, //
 };
-use crate::config::NodeId;
+use crate::config::{
+    Limits,
+    NodeId, //
+};
 use crate::conn::credit::{
     least_window,
     message_cost,
@@ -276,6 +279,44 @@ mod tests {
             check_eq!(sender.join()?, Ok(()));
             expect_numbers(&to, 0, 6)?;
             all_acknowledged(&from, 1)?;
+        }
+        Ok(())
+    }
+
+    /// The other side is asked what it has when half of the room is taken, so that nobody has to wait
+    /// until it says so by itself. Once, until it has said so.
+    #[test]
+    fn sender_asks_before_the_room_is_gone() -> Result {
+        let message = Header::Message { tag: TAG, len: 0 };
+        let question = Header::Ping { answer: true };
+        for (frames, bytes) in [(10, 32 << 20), (1000, 10 * message_cost(0))] {
+            let (cluster, node, me) = with_client(|limits| {
+                limits.kept_frames = frames;
+                limits.kept_bytes = bytes;
+            })?;
+            let client = Client::join(&cluster, &me, 1)?;
+            eventually(|| epoch(&node, 0) == 1)?;
+            let hear = || loop {
+                match client.hear_frame()? {
+                    Header::Credit { .. } | Header::Ping { answer: false } => {}
+                    frame => return Ok::<_, Error>(frame),
+                }
+            };
+            for begin in [0, 8] {
+                for _ in 0..8 {
+                    node.send(0, TAG, &[], Timeout::NoWait).here()?;
+                }
+                for _ in 0..5 {
+                    check_eq!(hear()?, message);
+                }
+                check_eq!(hear()?, question);
+                for _ in 0..3 {
+                    check_eq!(hear()?, message);
+                }
+                let ack = begin + 8;
+                client.say(&PING.encode(Numbers { seq: 0, ack }))?;
+                all_acknowledged(&node, 0)?;
+            }
         }
         Ok(())
     }
@@ -565,7 +606,7 @@ mod tests {
     /// A welcome that is lost begins nothing; nor does it end anything.
     #[test]
     fn welcome_is_lost() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let greet = |standing| {
             let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
             client.say(&hello::hello(&me, 1, standing))?;
@@ -594,7 +635,7 @@ mod tests {
     /// model's traces `late-hello` and `dead-hello`.
     #[test]
     fn greeting_comes_late() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let earlier = cluster.stranger(0, 6)?;
         let connect = || Client::connect(cluster.ip(0), cluster.addr(1));
         let (late, dead, welcomed) = (connect()?, connect()?, connect()?);
@@ -627,7 +668,7 @@ mod tests {
     /// at a time has memory for what follows a header.
     #[test]
     fn header_is_heard() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let mut clients = KVec::new();
         for _ in 0..4 {
             let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
@@ -654,7 +695,7 @@ mod tests {
     /// What makes no sense is not heard: whoever was welcomed and says it first takes nobody's place.
     #[test]
     fn nonsense_is_not_heard() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let good = Client::join(&cluster, &me, 1)?;
         eventually(|| epoch(&node, 0) == 1)?;
         let message = Header::Message {
@@ -719,7 +760,7 @@ mod tests {
     /// A peer that had a session with an earlier incarnation of this node begins anew.
     #[test]
     fn own_restart_is_understood() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let before = Standing {
             with: node.identity.incarnation ^ 1,
             received: 99,
@@ -741,7 +782,7 @@ mod tests {
     /// The next connection goes on after what was received over the last.
     #[test]
     fn session_is_resumed() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let first = Client::join(&cluster, &me, 1)?;
         first.say(&first.frame(Header::Message { tag: TAG, len: 0 }))?;
         waiting(&node, 1, 0)?;
@@ -770,7 +811,7 @@ mod tests {
     /// Who cannot have received what he says is refused; the session goes on for who can.
     #[test]
     fn session_cannot_be_resumed() -> Result {
-        let (cluster, node, me) = with_client()?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let first = Client::join(&cluster, &me, 1)?;
         eventually(|| epoch(&node, 0) > 0)?;
         send_numbers(&node, 0, 0..3)?;
@@ -814,7 +855,7 @@ mod tests {
             (PING, 1, 0),
         ];
         for (header, seq, ack) in cases {
-            let (cluster, node, me) = with_client()?;
+            let (cluster, node, me) = with_client(|_| {})?;
             let client = Client::join(&cluster, &me, 1)?;
             client.say(&client.frame(message))?;
             waiting(&node, 1, 0)?;
@@ -829,9 +870,10 @@ mod tests {
     }
 
     /// Node 1 alone, and somebody to play node 0.
-    fn with_client() -> Result<(Cluster, Arc<Node>, Identity)> {
+    fn with_client(adjust: impl FnOnce(&mut Limits)) -> Result<(Cluster, Arc<Node>, Identity)> {
         let mut plan = Plan::of(2);
         plan.ip = own_ip;
+        adjust(&mut plan.limits);
         let mut cluster = Cluster::idle(plan)?;
         cluster.start(1)?;
         let (node, me) = (cluster.node(1)?, cluster.stranger(0, 7)?);

@@ -238,7 +238,11 @@ impl Session {
     fn look(&mut self) {
         self.alarm = None;
         match self.inbox.is_due(self.now) {
-            Ok(true) => self.acknowledge(),
+            Ok(true) => {
+                let early = self.owed_since.is_none_or(|since| self.now < since + DELAY);
+                assert!(!early, "an acknowledgement is early");
+                self.acknowledge();
+            }
             Ok(false) => {}
             Err(due) => self.alarm = Some(due),
         }
