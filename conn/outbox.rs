@@ -53,6 +53,11 @@ impl Outbox {
         }
     }
 
+    /// The number of the last frame that was pushed.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// The number of the last frame that was acknowledged.
     pub(crate) fn acked(&self) -> u64 {
         self.acked
@@ -70,6 +75,11 @@ impl Outbox {
         frame.set_seq(self.last);
         self.waiting.push_back(frame);
         self.last
+    }
+
+    /// The number of the next frame to send.
+    pub(crate) fn next(&self) -> Option<u64> {
+        self.waiting.iter().next().map(|frame| frame.seq())
     }
 
     /// The next frame to send.

@@ -259,8 +259,8 @@ struct Queue {
     change: u64,
     /// The connection has changed while somebody was sending: what the other side has received.
     resume: Option<u64>,
-    /// The connection is to be closed behind the control frames that wait.
-    ending: bool,
+    /// The connection is to be closed.
+    ending: Option<Ending>,
     pace: Pace,
     /// Somebody is sending.
     busy: bool,
@@ -268,6 +268,27 @@ struct Queue {
     again: bool,
     /// The session is over.
     over: bool,
+}
+
+/// The end of a connection.
+struct Ending {
+    /// What waits is sent up to this number, as long as there are bytes left of this budget.
+    until: u64,
+    budget: usize,
+    /// The last words.
+    last: Option<ListArc<OutFrame>>,
+}
+
+impl Ending {
+    /// The next frame to send.
+    fn fill(&mut self, outbox: &mut Outbox) -> Option<ListArc<OutFrame>> {
+        if self.budget > 0 && outbox.next().is_some_and(|seq| seq <= self.until) {
+            let frame = outbox.fill()?;
+            self.budget = self.budget.saturating_sub(frame.len());
+            return Some(frame);
+        }
+        self.last.take()
+    }
 }
 
 /// Frames that are being sent, the first of them from `offset` on.
@@ -300,8 +321,11 @@ impl Batch {
             let [messages, calls] = &mut queue.credit;
             let credit = messages.take().or_else(|| calls.take());
             let mut next = credit.or_else(|| queue.control.pop_front());
-            if next.is_none() && !queue.ending {
-                next = queue.outbox.fill().or_else(|| queue.question.take());
+            if next.is_none() {
+                next = match &mut queue.ending {
+                    None => queue.outbox.fill().or_else(|| queue.question.take()),
+                    Some(ending) => ending.fill(&mut queue.outbox),
+                };
             }
             let Some(frame) = next else {
                 return;
@@ -391,12 +415,15 @@ impl Queue {
         }
     }
 
-    /// Whether a frame of so many bytes, the last in the outbox, can be left to others.
+    /// Whether a frame of so many bytes, the next to be queued, can be left to others.
     fn can_leave(&mut self, urgency: Urgency, len: usize, inbox: &Inbox) -> bool {
         // Whoever is sending takes it along, and whoever connects.
         urgency == Urgency::Soon
             && !self.busy
             && self.conn.is_some()
+            && self.ending.is_none()
+            // Nothing but what is left to others waits.
+            && (self.pace.left > 0 || self.outbox.is_idle() && self.unsent.count == 0)
             && self.pace.can_leave(len, inbox.received(), clock::nanos())
     }
 
@@ -417,7 +444,9 @@ impl Queue {
             gone.push_back(frame);
         }
         self.resume = None;
-        self.ending = false;
+        if let Some(last) = self.ending.take().and_then(|ending| ending.last) {
+            gone.push_back(last);
+        }
         self.pace.left = 0;
         self.change += 1;
         self.conn.take()
@@ -430,7 +459,7 @@ impl Queue {
             && self.control.is_empty()
             && self.credit.iter().all(Option::is_none)
             && self.question.is_none()
-            && !self.ending
+            && self.ending.is_none()
     }
 
     fn is_past(&self, conn: &Arc<Conn>) -> bool {
@@ -461,7 +490,7 @@ impl Tx {
                     conn: None,
                     change: 0,
                     resume: None,
-                    ending: false,
+                    ending: None,
                     pace: Pace::new(),
                     busy: false,
                     again: false,
@@ -489,8 +518,9 @@ impl Tx {
             return Err(frame);
         }
         let len = frame.len();
+        let leave = queue.can_leave(urgency, len, inbox);
         let seq = queue.outbox.push(frame);
-        if queue.can_leave(urgency, len, inbox) {
+        if leave {
             return Ok((seq, queue.leave(len)));
         }
         Ok((seq, self.drain_locked(queue, inbox, share)))
@@ -500,7 +530,7 @@ impl Tx {
     /// the place of an earlier one for the same lane.
     pub(crate) fn push_credit(&self, conn: &Arc<Conn>, lane: Lane, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        let unneeded = if queue.is_past(conn) || queue.ending {
+        let unneeded = if queue.is_past(conn) || queue.ending.is_some() {
             Some(frame)
         } else {
             queue.credit[lane as usize].replace(frame)
@@ -514,7 +544,7 @@ impl Tx {
     pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
         let idle = queue.outbox.is_idle() && queue.credit.iter().all(Option::is_none);
-        if idle && queue.control.is_empty() && queue.conn.is_some() && !queue.ending {
+        if idle && queue.control.is_empty() && queue.conn.is_some() && queue.ending.is_none() {
             queue.control.push_back(frame);
         } else {
             drop(queue);
@@ -567,7 +597,7 @@ impl Tx {
             return Err(Violation);
         }
         let mut gone = List::new();
-        let ending = queue.ending;
+        let ending = queue.ending.is_some();
         let old = queue.detach(&mut gone);
         queue.conn = Some(conn.clone());
         if queue.busy {
@@ -594,7 +624,7 @@ impl Tx {
             return;
         }
         let mut gone = List::new();
-        let ending = queue.ending;
+        let ending = queue.ending.is_some();
         let old = queue.detach(&mut gone);
         drop(queue);
         drop(gone);
@@ -604,11 +634,9 @@ impl Tx {
         }
     }
 
-    /// Sends `last` over this connection and closes it, unless it has gone already. Frames of the
-    /// session that there is no room for wait for the next connection.
+    /// Sends what waits, up to a small share, and `last` over this connection and closes it, unless it
+    /// has gone already. What there is no room for waits for the next connection.
     pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
-        // What has been left to others.
-        self.drain(inbox, SMALL_SHARE);
         let mut queue = self.queue.lock();
         if queue.is_past(conn) {
             drop(queue);
@@ -620,8 +648,11 @@ impl Tx {
             core::mem::replace(&mut queue.control, List::new()),
             core::mem::take(&mut queue.credit),
         );
-        queue.control.push_back(last);
-        queue.ending = true;
+        queue.ending = Some(Ending {
+            until: queue.outbox.last(),
+            budget: SMALL_SHARE,
+            last: Some(last),
+        });
         drop(queue);
         drop(gone);
         // Whoever sends it closes the link.
@@ -747,7 +778,7 @@ impl Sending {
                 self.batch.fill(queue, inbox);
                 if self.batch.count == 0 {
                     Drained::Done
-                } else if self.total >= share && !queue.ending {
+                } else if self.total >= share && queue.ending.is_none() {
                     Drained::Yield(conn.clone())
                 } else {
                     self.more = !queue.outbox.is_idle()
@@ -758,7 +789,7 @@ impl Sending {
             }
         };
         queue.busy = false;
-        if queue.ending {
+        if queue.ending.is_some() {
             self.ended = queue.detach(&mut self.gone);
         }
         if queue.over {

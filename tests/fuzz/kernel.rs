@@ -269,6 +269,10 @@ pub mod list {
         pub fn push_all_back(&mut self, other: &mut Self) {
             self.0.append(&mut other.0);
         }
+
+        pub fn iter(&self) -> impl Iterator<Item = &T> {
+            self.0.iter().map(|item| &**item)
+        }
     }
 
     impl<T> Default for List<T> {
