@@ -479,8 +479,9 @@ impl Node {
         }
     }
 
-    /// Tells whoever waits for a peer that it has gone.
+    /// Tells whoever waits for a peer that it has gone, unless this node is going itself.
     pub(crate) fn fail_waiters(&self, peer: &Peer, error: Error) {
+        let error = if self.is_stopping() { ESHUTDOWN } else { error };
         self.calls.fail(Some(peer.id), error);
         self.endpoint.fail_source(peer.id, error);
         self.changed(peer);

@@ -634,8 +634,9 @@ impl Tx {
         }
     }
 
-    /// Sends what waits, up to a small share, and `last` over this connection and closes it, unless it
-    /// has gone already. What there is no room for waits for the next connection.
+    /// Sends what waits, as much of it as can have been left to others, and `last` over this connection
+    /// and closes it, unless it has gone already. What there is no room for waits for the next
+    /// connection.
     pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
         if queue.is_past(conn) {
@@ -650,7 +651,7 @@ impl Tx {
         );
         queue.ending = Some(Ending {
             until: queue.outbox.last(),
-            budget: SMALL_SHARE,
+            budget: Pace::WORTH,
             last: Some(last),
         });
         drop(queue);

@@ -556,12 +556,23 @@ mod tests {
     /// A node that stops tells its own receivers.
     #[test]
     fn own_node_stops() -> Result {
-        let mut cluster = Cluster::of(2)?;
+        let mut cluster = Cluster::new(Plan::gated(2)?)?;
         let node = cluster.node(0)?;
-        let anything = number_receiver(&node, None, None)?;
-        let from_it = number_receiver(&node, Some(1), None)?;
+        let from_anyone = number_receiver(&node, None, Some(TAG))?;
+        let from_it = number_receiver(&node, Some(1), Some(TAG))?;
+        // While the good-bye is being sent, something comes in, so that the listener has a look.
+        let (gate, other) = (cluster.gate(0)?, cluster.node(1)?);
+        let at = cluster.addr(1).ip();
+        let before = gate.sends(at);
+        gate.set_toll(50);
+        let theirs = gate.clone();
+        let interrupter = spawn(move || {
+            eventually(|| theirs.sends(at) > before)?;
+            other.send(0, TAG + 1, &[], Timeout::NoWait)
+        })?;
         cluster.stop(0);
-        check_eq!(anything.join()?, Err(ESHUTDOWN));
+        check_eq!(interrupter.join()?, Ok(()));
+        check_eq!(from_anyone.join()?, Err(ESHUTDOWN));
         check_eq!(from_it.join()?, Err(ESHUTDOWN));
         let result = receive_number(&node, None, None, SOON);
         check_eq!(result, Err(ESHUTDOWN));
