@@ -38,7 +38,9 @@ sanitized='' given_kdir='' tools_only='' model_only='' update=''
 os_release() {
 	sed -n "s/^$1=//p" /etc/os-release 2>/dev/null | tr -d '"'
 }
-debian_release="$(os_release ID) $(os_release VERSION_ID)"
+debian_id=$(os_release ID)
+debian_release="$debian_id $(os_release VERSION_ID)"
+codename=$(os_release VERSION_CODENAME)
 
 # ---------------------------------------------------------------------------
 # Packages
@@ -145,7 +147,7 @@ without_candidate() {
 
 # install_packages <package>...
 install_packages() {
-	local simulation removed lacking
+	local removed lacking package
 
 	if [ -n "$(dpkg --audit 2>/dev/null)" ]; then
 		as_root dpkg --configure -a
@@ -158,17 +160,47 @@ install_packages() {
 	[ -z "$lacking" ] ||
 		die "The machine's package sources do not offer $lacking." \
 			"Are Debian's main and security suites in /etc/apt/sources.list*?"
-	# What the user installed stays, but for busybox: the static one is the
-	# same program, and conflicts with it.
-	simulation=$(apt-get -s -q --no-install-recommends install "$@" 2>&1) || {
-		echo "$simulation"
-		return 1
-	}
-	removed=$(awk '$1 == "Remv" && $2 != "busybox" { print $2 }' <<<"$simulation" | xargs)
+	# What the user installed stays. Where something of it is from the release's
+	# backports, what goes with it is to be had from there, too.
+	removed=$(removed_by "$@")
+	if [ -n "$removed" ] && [ "$debian_id" = debian ]; then
+		for package in "$@"; do
+			if [ -n "$(removed_by "$package")" ]; then
+				echo "$package would remove $(removed_by "$package"); looking for it in the backports"
+				install_backport "$package"
+			fi
+		done
+		removed=$(removed_by "$@")
+	fi
+	[ "$removed" != "$broken" ] || die "apt cannot install $* on this machine."
 	[ -z "$removed" ] ||
 		die "Installing $* would remove: $removed." \
 			"If that is fine:  apt-get install --no-install-recommends $*"
 	apt_get install --no-install-recommends "$@"
+}
+
+# install_backport <package>: from the release's backports, if they have it and
+# nothing is removed for it.
+install_backport() {
+	private_update backports "$codename" "$codename-backports" || return 0
+	private_options backports
+	apt_options+=(-t "$codename-backports")
+	[ -n "$(removed_by "$1")" ] || apt_get "${apt_options[@]}" install --no-install-recommends "$1"
+	apt_options=()
+}
+
+# removed_by <package>...: what installing them would remove, but for busybox:
+# the static one is the same program, and conflicts with it. Or that they cannot
+# be installed.
+broken="(cannot be installed)"
+removed_by() {
+	local simulation
+	simulation=$(apt-get -s -q "${apt_options[@]}" --no-install-recommends install "$@" 2>&1) || {
+		echo "$simulation" >&2
+		echo "$broken"
+		return
+	}
+	awk '$1 == "Remv" && $2 != "busybox" { print $2 }' <<<"$simulation" | xargs
 }
 
 check_packages() {
@@ -270,18 +302,30 @@ do_model() {
 }
 
 # ---------------------------------------------------------------------------
-# A private apt configuration: packages of Debian 13 and its backports, from
-# the mirror that the machine uses, without touching its own sources.
+# Private apt configurations: packages of other suites, from the mirror that the
+# machine uses, without touching its own sources.
 
+# What apt is told of the configuration in use; nothing is the machine's own.
+apt_options=()
+
+# private_options <configuration>: sets apt_options.
+private_options() {
+	local dir=$KCCM_CACHE/apt/$1
+	apt_options=(
+		-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null
+		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
+		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache"
+		-o "Dir::Cache::Archives=$dir/cache/archives"
+		-o Acquire::Languages=none -o APT::Sandbox::User=root
+	)
+}
+
+# private_apt <configuration> <apt's command> <argument>...
 private_apt() {
-	local command=$1 dir=$KCCM_CACHE/apt
-	shift
-	"$command" -q \
-		-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
-		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" \
-		-o "Dir::Cache::Archives=$dir/cache/archives" \
-		-o Acquire::Languages=none -o APT::Sandbox::User=root "$@"
+	local command=$2 apt_options
+	private_options "$1"
+	shift 2
+	"$command" -q "${apt_options[@]}" "$@"
 }
 
 # debian_mirror: the address that the machine has its Debian packages from.
@@ -289,7 +333,7 @@ debian_mirror() {
 	# Before the lists are fetched, apt leaves $(LABEL) as it stands.
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(LABEL)' 'Created-By: Packages' |
-		awk -v codename="$(os_release VERSION_CODENAME)" '
+		awk -v codename="$codename" '
 			$1 !~ /^cdrom:/ && $3 == "main" && $4 !~ /^Debian./ &&
 			($2 == codename || $2 ~ /^(stable|oldstable|testing|sid|unstable)$/) {
 				sub(/\/$/, "", $1)
@@ -298,9 +342,11 @@ debian_mirror() {
 			}'
 }
 
-# private_update: fetches the lists of the private configuration.
+# private_update <configuration> <suite>...: makes the configuration, and fetches
+# its lists.
 private_update() {
-	local mirror keyring suite dir=$KCCM_CACHE/apt
+	local mirror keyring suite configuration=$1 dir=$KCCM_CACHE/apt/$1
+	shift
 
 	command -v apt-get >/dev/null || die "This is no Debian machine: there is no apt-get."
 	mirror=$(debian_mirror)
@@ -310,23 +356,28 @@ private_update() {
 		[ ! -r "$keyring" ] || break
 	done
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-	for suite in trixie trixie-backports; do
+	for suite in "$@"; do
 		echo "deb [signed-by=$keyring] $mirror $suite main"
 	done >"$dir/sources.list"
-	private_apt apt-get -o APT::Update::Error-Mode=any update
+	private_apt "$configuration" apt-get -o APT::Update::Error-Mode=any update
+}
+
+# newest_update: fetches the lists where the kernel and Rust's sources are.
+newest_update() {
+	private_update newest trixie trixie-backports
 }
 
 # private_versions <package>: newest first.
 private_versions() {
-	private_apt apt-cache madison "$1" | awk '{ print $3 }' | sort -Vr -u
+	private_apt newest apt-cache madison "$1" | awk '{ print $3 }' | sort -Vr -u
 }
 
 # private_download <package> <version>: prints where the file is.
 private_download() {
-	local dir=$KCCM_CACHE/apt/download
+	local dir=$KCCM_CACHE/apt/newest/download
 	rm -rf "$dir"
 	mkdir -p "$dir"
-	(cd "$dir" && private_apt apt-get download "$1=$2") >&2
+	(cd "$dir" && private_apt newest apt-get download "$1=$2") >&2
 	echo "$dir"/*.deb
 }
 
@@ -380,7 +431,7 @@ do_rust() {
 	if new_enough "$rustc" "$KCCM_MIN_RUSTC"; then
 		version=$(version_of "$rustc")
 		echo "$rustc is $version; looking for its library's source"
-		if private_update; then
+		if newest_update; then
 			debian_version=$(private_versions rust-src | grep -m 1 "^${version//./\\.}+") || debian_version=
 			if [ -n "$debian_version" ]; then
 				deb=$(private_download rust-src "$debian_version")
@@ -491,7 +542,7 @@ do_source() {
 	fi
 
 	version=
-	if private_update; then
+	if newest_update; then
 		version=$(private_versions linux-source-7.3 | head -n 1)
 	fi
 	if [ -n "$version" ]; then
