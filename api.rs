@@ -18,6 +18,7 @@ use crate::rcall::handlers::{
     Serve, //
 };
 use crate::sendrecv::Info;
+use crate::sys::context::in_softirq;
 use crate::sys::noio;
 use crate::sys::owner::Owner;
 use crate::sys::wait::Timeout;
@@ -83,6 +84,10 @@ fn with_node(body: impl FnOnce(&'static Node) -> Result<c_int>) -> c_int {
     let Some(node) = node() else {
         return ENODEV.to_errno();
     };
+    if in_softirq() {
+        // What may sleep must not be called there: from a softirq handler, say.
+        return EDEADLK.to_errno();
+    }
     let _noio = noio::Scope::enter();
     body(node).unwrap_or_else(|e| e.to_errno())
 }
@@ -301,6 +306,7 @@ unsafe extern "C" fn kccm_register_handler(handler: *const header::kccm_handler)
         let class = match handler.class {
             header::kccm_class_KCCM_SHORT => Class::Short,
             header::kccm_class_KCCM_LONG => Class::Long,
+            header::kccm_class_KCCM_SOFTIRQ => Class::Softirq,
             _ => return Err(EINVAL),
         };
         if handler.name.is_null() {

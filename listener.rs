@@ -21,6 +21,8 @@
 //!
 //! A node has one listener thread or several; then each peer belongs to one of them.
 
+pub(crate) mod quick;
+
 use crate::config::{
     Addr,
     NodeId, //
@@ -44,6 +46,7 @@ use crate::conn::hello::{
     Refusal,
     Reject, //
 };
+use crate::conn::inbox::Due;
 use crate::conn::peer::Peer;
 use crate::conn::session::Session;
 use crate::conn::transport::Notify;
@@ -263,7 +266,11 @@ pub(crate) fn sweep(node: &Arc<Node>) {
         if let Some(conn) = peer.conn() {
             conn.fail(ESHUTDOWN, Some(Bye::Stopping));
             node.lost(peer, &conn, ESHUTDOWN, None);
-            conn.rx.lock().phase = Phase::Closed;
+            let mut rx = conn.rx.claim();
+            rx.phase = Phase::Closed;
+            let node = rx.node.take();
+            drop(rx);
+            drop(node);
         }
         // One that has begun in the meantime.
         if peer.end_session(ESHUTDOWN) {
@@ -372,7 +379,7 @@ impl Listener<'_> {
             return;
         }
         let served = {
-            let mut rx = conn.rx.lock();
+            let mut rx = conn.rx.claim();
             rx.turn_ends = clock::now() + TURN_MS;
             let served = match conn.failure() {
                 None => self.advance(&conn, &mut rx),
@@ -384,7 +391,13 @@ impl Listener<'_> {
             });
             if let Some(error) = conn.failure() {
                 self.close(&conn, &mut rx, error);
+                drop(rx);
+                // What an upcall has left to be done: perhaps to close the link.
+                conn.flush();
                 return;
+            }
+            if let Phase::Open(peer) = &rx.phase {
+                self.settle(peer, &conn);
             }
             served
         };
@@ -401,8 +414,17 @@ impl Listener<'_> {
         }
     }
 
+    /// Does what an upcall may have left to be done.
+    fn settle(&self, peer: &Arc<Peer>, conn: &Arc<Conn>) {
+        peer.grant_owed();
+        if let Some(session) = conn.session().filter(|_| conn.take_owes()) {
+            session.acknowledge_now();
+        }
+    }
+
     /// A connection has failed: what follows from that, once.
     fn close(&self, conn: &Arc<Conn>, rx: &mut Rx, error: Error) {
+        rx.node = None;
         if let Some(held) = rx.held.take() {
             held.cancel();
         }
@@ -438,6 +460,9 @@ impl Listener<'_> {
             let standing = peer.linked(conn).ok_or(ECANCELED)?;
             conn.greet(&hello::hello(&self.node.identity, peer.id, standing))?;
             rx.phase = Phase::AwaitAnswer(peer);
+        }
+        if conn.is_spoilt() {
+            return Err(EIO);
         }
         let mut read = 0;
         loop {
@@ -663,6 +688,7 @@ impl Listener<'_> {
         }
         peer.judged(None);
         rx.phase = Phase::Open(peer.clone());
+        rx.node = Some(self.node.clone());
         self.node.established(peer, conn, &greeting, &session)
     }
 
@@ -691,6 +717,7 @@ impl Listener<'_> {
                     return Err(ECANCELED);
                 }
                 rx.phase = Phase::Open(peer.clone());
+                rx.node = Some(self.node.clone());
                 return self.node.established(peer, conn, &greeting, &session);
             }
             Ok(Answer::Refused(refusal)) => {
@@ -778,7 +805,7 @@ impl Listener<'_> {
                 reply_max,
                 len,
             } => {
-                let blank = Blank::new()?;
+                let blank = Blank::new(GFP_KERNEL)?;
                 let charge = charge(Lane::Calls, call_cost(len, reply_max))?;
                 let wanted = Some(Wanted {
                     id,
@@ -889,8 +916,10 @@ impl Listener<'_> {
     }
 
     fn delivered(&self, session: &Session, seq: u64, len: usize) {
-        if session.delivered(seq, len) {
-            self.node.recovery.wake();
+        match session.delivered(seq, len) {
+            Due::Now => session.ping(),
+            Due::Later => self.node.recovery.wake(),
+            Due::Pending => {}
         }
     }
 }

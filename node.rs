@@ -59,6 +59,7 @@ use crate::recovery::Recovery;
 use crate::sendrecv::Endpoint;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::context::in_softirq;
 use crate::sys::log;
 use crate::sys::noio;
 use crate::sys::thread::Thread;
@@ -593,7 +594,7 @@ impl Node {
 
     /// Takes a handler back. See `kccm_unregister_handler()`.
     pub(crate) fn unregister(&self, func: u32) -> Result {
-        if self.queues.is_listener() || self.pool.is_member() {
+        if in_softirq() || self.queues.is_listener() || self.pool.is_member() {
             return Err(EDEADLK);
         }
         self.handlers.unregister(func)

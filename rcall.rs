@@ -39,6 +39,7 @@ use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
     Urgency,
+    Via,
     SMALL_SHARE, //
 };
 use crate::node::Node;
@@ -104,7 +105,7 @@ impl Incoming {
     }
 
     /// Replies, if a reply is wanted; the call is over.
-    fn reply(self, outcome: Outcome, status: i32, needed: usize, bytes: KVVec<u8>) {
+    fn reply(self, outcome: Outcome, status: i32, needed: usize, bytes: KVVec<u8>, via: Via<'_>) {
         let Some(wanted) = self.wanted else {
             self.note_failure(outcome, status);
             return;
@@ -122,7 +123,7 @@ impl Incoming {
         // If the session is over, so is the call.
         if self
             .session
-            .transmit(frame, Urgency::Now, SMALL_SHARE)
+            .transmit(frame, Urgency::Now, SMALL_SHARE, via)
             .is_ok()
         {
             peer.stats.tx_bytes.add(len.into());
@@ -151,7 +152,7 @@ impl Incoming {
     }
 
     fn refuse(self, outcome: Outcome) {
-        self.reply(outcome, 0, 0, KVVec::new());
+        self.reply(outcome, 0, 0, KVVec::new(), Via::Thread);
     }
 }
 
@@ -176,6 +177,12 @@ pub(crate) fn serve(
             run(call, running, Some(node));
             Ok(())
         }
+        Class::Softirq => {
+            // It came in when its connection was taken up otherwise.
+            delivered();
+            run(call, running, Some(node));
+            Ok(())
+        }
         Class::Long => match pool::Job::new(call, running) {
             Ok(job) => {
                 delivered();
@@ -187,17 +194,28 @@ pub(crate) fn serve(
     }
 }
 
-/// Runs a handler, and replies. `watch`: the node that wants to know if it takes too long.
+/// Runs a handler, and replies. `watch`: the node that wants to know if it takes too long. Process
+/// context.
 pub(crate) fn run(call: Incoming, running: Running, watch: Option<&Node>) {
+    match zeroed(call.reply_max()) {
+        Ok(room) => run_in(call, running, room, watch, Via::Thread),
+        Err(_) => call.refuse(Outcome::NoMemory),
+    }
+}
+
+/// Runs a handler with `room` for its reply, and replies by `via`.
+pub(crate) fn run_in(
+    call: Incoming,
+    running: Running,
+    mut reply: KVVec<u8>,
+    watch: Option<&Node>,
+    via: Via<'_>,
+) {
     if call.session.is_superseded() {
         // It is of an incarnation of the peer that another has taken the place of.
         return;
     }
-    let room = call.reply_max();
-    let Ok(mut reply) = zeroed(room) else {
-        call.refuse(Outcome::NoMemory);
-        return;
-    };
+    let room = reply.len();
     let mut view = Call {
         source: call.charge.peer().id,
         func: call.func,
@@ -217,10 +235,10 @@ pub(crate) fn run(call: Incoming, running: Running, watch: Option<&Node>) {
     drop(running);
     let needed = view.reply_len;
     if call.wanted.is_some() && needed > room {
-        call.reply(Outcome::ReplyTooLong, status, needed, KVVec::new());
+        call.reply(Outcome::ReplyTooLong, status, needed, KVVec::new(), via);
     } else {
         reply.truncate(needed);
-        call.reply(Outcome::Ran, status, needed, reply);
+        call.reply(Outcome::Ran, status, needed, reply, via);
     }
 }
 
@@ -323,7 +341,7 @@ impl Node {
         let ask = kept.asks();
         let frame = call.frame.fill(call.header, call.args, None, Some(kept));
         call.session
-            .transmit(frame, urgency, Self::share(is_listener))?;
+            .transmit(frame, urgency, Self::share(is_listener), Via::Thread)?;
         if ask {
             call.session.ask();
         }
@@ -347,7 +365,7 @@ impl Outgoing {
             session,
             header,
             args: copied(args)?,
-            frame: Blank::new()?,
+            frame: Blank::new(GFP_KERNEL)?,
         })
     }
 }

@@ -29,10 +29,10 @@ use crate::sys::clock::Millis;
 use kernel::prelude::*;
 use kernel::sync::{
     new_condvar,
-    new_spinlock,
+    new_spinlock_irq,
     Arc,
     CondVar,
-    SpinLock, //
+    SpinLockIrq, //
 };
 
 /// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
@@ -50,7 +50,7 @@ struct Flags {
 #[pin_data]
 pub(crate) struct Recovery {
     #[pin]
-    flags: SpinLock<Flags>,
+    flags: SpinLockIrq<Flags>,
     #[pin]
     wake: CondVar,
 }
@@ -59,7 +59,7 @@ impl Recovery {
     /// With nothing to do.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            flags <- new_spinlock!(
+            flags <- new_spinlock_irq!(
                 Flags {
                     wake: false,
                     stop: false,
@@ -70,7 +70,7 @@ impl Recovery {
         })
     }
 
-    /// Has it look for something to do. Process context.
+    /// Has it look for something to do. Any context.
     pub(crate) fn wake(&self) {
         self.flags.lock().wake = true;
         self.wake.notify_one();

@@ -27,7 +27,8 @@ use crate::conn::peer::{
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
-    Urgency, //
+    Urgency,
+    Via, //
 };
 use crate::node::Node;
 use crate::sys::clock;
@@ -410,13 +411,13 @@ impl Node {
             .filter(|&len| len <= session.bounds.message)
             .ok_or(EMSGSIZE)?;
         let bytes = copied(buf)?;
-        let frame = Blank::new()?;
+        let frame = Blank::new(GFP_KERNEL)?;
         let cost = message_cost(len);
         let is_listener = self.queues.is_listener();
         let kept = peer.admit(&session, Lane::Messages, cost, timeout, !is_listener)?;
         let ask = kept.asks();
         let frame = frame.fill(Header::Message { tag, len }, bytes, None, Some(kept));
-        let seq = session.transmit(frame, urgency, Self::share(is_listener))?;
+        let seq = session.transmit(frame, urgency, Self::share(is_listener), Via::Thread)?;
         if ask {
             session.ask();
         }

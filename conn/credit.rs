@@ -213,12 +213,17 @@ impl Receiver {
     /// The total to grant, when it is worth telling: a quarter of the window is new, or less than that
     /// is left to the sender.
     pub(crate) fn worth_granting(&mut self) -> Option<u64> {
-        let quarter = self.window.div_ceil(4);
-        let left = self.granted - self.received;
-        if left >= quarter && self.limit().saturating_sub(self.granted) < quarter {
+        if !self.is_worth_granting() {
             return None;
         }
         self.regrant()
+    }
+
+    /// Whether it is, if there is any.
+    pub(crate) fn is_worth_granting(&self) -> bool {
+        let quarter = self.window.div_ceil(4);
+        let left = self.granted - self.received;
+        left < quarter || self.limit().saturating_sub(self.granted) >= quarter
     }
 
     /// The total to grant, if it is more than was granted.

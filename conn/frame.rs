@@ -483,6 +483,11 @@ impl Assembler {
         }
     }
 
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end && self.current.is_none()
+    }
+
     /// The first `N` bytes of the stream, once they are there: the handshake's.
     pub(crate) fn take_exact<const N: usize>(&mut self) -> Option<[u8; N]> {
         let bytes = *self.stage[self.start..self.end].first_chunk::<N>()?;
@@ -498,9 +503,7 @@ impl Assembler {
         let Some(bytes) = self.stage[self.start..self.end].first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
-        let header = Header::parse(bytes, bounds)?;
-        let numbers = Numbers::parse(bytes, &header)?;
-        Ok(Some((header, numbers)))
+        parse(bytes, bounds).map(Some)
     }
 
     /// The next frame, once it is there.
@@ -540,6 +543,16 @@ impl Assembler {
             payload: c.payload,
         }))
     }
+}
+
+/// All that a header says.
+pub(crate) fn parse(
+    bytes: &[u8; HEADER_LEN],
+    bounds: Bounds,
+) -> Result<(Header, Numbers), Malformed> {
+    let header = Header::parse(bytes, bounds)?;
+    let numbers = Numbers::parse(bytes, &header)?;
+    Ok((header, numbers))
 }
 
 /// A copy of some bytes.

@@ -34,9 +34,14 @@ pub(crate) mod tcp;
 pub(crate) mod transport;
 pub(crate) mod tx;
 
-use crate::listener::Queues;
+use crate::listener::{
+    quick,
+    Queues, //
+};
+use crate::node::Node;
 use crate::rcall::Incoming;
 use crate::sendrecv::Message;
+use crate::sys::claim::Claim;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use core::net::SocketAddr;
@@ -58,16 +63,15 @@ use kernel::sync::atomic::{
     Relaxed, //
 };
 use kernel::sync::{
-    new_mutex,
     Arc,
-    Mutex,
     SetOnce, //
 };
 use peer::Peer;
 use session::Session;
 use transport::{
     Link,
-    Notify, //
+    Notify,
+    Within, //
 };
 
 /// How far a connection has come. The listener that serves it moves it on.
@@ -102,6 +106,8 @@ pub(crate) struct Welcomed {
 pub(crate) struct Rx {
     /// How far the connection has come.
     pub(crate) phase: Phase,
+    /// The node, while the connection is open: for the upcalls, which come from below.
+    pub(crate) node: Option<Arc<Node>>,
     /// When it is another connection's turn to be served.
     pub(crate) turn_ends: Millis,
     /// Bytes on their way to become frames.
@@ -152,11 +158,15 @@ pub(crate) struct Conn {
     failure: Atomic<i32>,
     /// When the other side was last heard of.
     heard: Atomic<u64>,
-    /// Held by the listener while it serves the connection.
-    #[pin]
-    pub(crate) rx: Mutex<Rx>,
+    /// Claimed by the listener while it serves the connection, and by an upcall for what can be seen to
+    /// at once.
+    pub(crate) rx: Claim<Rx>,
     /// When something was last sent.
     sent: Atomic<u64>,
+    /// An upcall has left an acknowledgement to the listener that is due.
+    owes: Atomic<bool>,
+    /// See [`Conn::spoil`].
+    spoilt: Atomic<bool>,
     /// The session that it belongs to. Refers back to it until it is detached.
     session: SetOnce<Arc<Session>>,
     #[pin]
@@ -184,6 +194,7 @@ impl Conn {
     ) -> Result<Arc<Self>> {
         let rx = Rx {
             phase,
+            node: None,
             turn_ends: 0,
             assembler: Assembler::new()?,
             held: None,
@@ -196,8 +207,10 @@ impl Conn {
                 home: Atomic::new(home),
                 failure: Atomic::new(0),
                 heard: Atomic::new(clock::now()),
-                rx <- new_mutex!(rx, "Conn::rx"),
+                rx: Claim::new(rx),
                 sent: Atomic::new(clock::now()),
+                owes: Atomic::new(false),
+                spoilt: Atomic::new(false),
                 session: SetOnce::new(),
                 links <- ListLinks::new(),
                 tracker <- AtomicTracker::new(),
@@ -297,6 +310,31 @@ impl Conn {
         }
     }
 
+    /// An acknowledgement is due, which a thread has to send.
+    pub(crate) fn owe(&self) {
+        self.owes.store(true, Relaxed);
+    }
+
+    /// Whether one is due.
+    pub(crate) fn owes(&self) -> bool {
+        self.owes.load(Relaxed)
+    }
+
+    /// Whether one is due; from now on none is.
+    pub(crate) fn take_owes(&self) -> bool {
+        self.owes() && self.owes.xchg(false, Relaxed)
+    }
+
+    /// An upcall has lost its place in the stream, which is of no more use.
+    pub(crate) fn spoil(&self) {
+        self.spoilt.store(true, Relaxed);
+    }
+
+    /// Whether that has happened.
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Relaxed)
+    }
+
     /// The session that it belongs to, once its handshake is over.
     pub(crate) fn session(&self) -> Option<&Arc<Session>> {
         self.session.as_ref()
@@ -352,5 +390,12 @@ impl Notify for Caller {
     fn notify(&self) {
         self.0.hear();
         self.0.schedule();
+    }
+
+    fn arrived(&self, link: &dyn Within) {
+        self.0.hear();
+        if !quick::serve(&self.0, link) {
+            self.0.schedule();
+        }
     }
 }

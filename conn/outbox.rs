@@ -166,7 +166,7 @@ mod tests {
 
     fn frame() -> Result<ListArc<OutFrame>> {
         let header = Header::Message { tag: 0, len: 0 };
-        Ok(Blank::new()?.fill(header, KVVec::new(), None, None))
+        Ok(Blank::new(GFP_KERNEL)?.fill(header, KVVec::new(), None, None))
     }
 
     /// An outbox into which so many frames were pushed.

@@ -34,6 +34,7 @@ use crate::config::{
 };
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::context::in_softirq;
 use crate::sys::wait::{
     OneShot,
     Timeout, //
@@ -51,6 +52,7 @@ use kernel::list::{
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
+    Full,
     Relaxed, //
 };
 use kernel::sync::{
@@ -293,6 +295,8 @@ pub(crate) struct Peer {
     pub(crate) stats: Stats,
     /// Why it was refused when it last tried to connect, 0 if it was not; for the log only.
     refused_for: Atomic<i32>,
+    /// There is more to grant, which a thread has to do.
+    owed: Atomic<bool>,
     #[pin]
     inner: SpinLockIrq<Inner>,
 }
@@ -373,6 +377,7 @@ impl Peer {
                 dead_ms: limits.dead_ms.into(),
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
+                owed: Atomic::new(false),
                 inner <- new_spinlock_irq!(inner, "Peer::inner"),
             }),
             GFP_KERNEL,
@@ -902,7 +907,7 @@ impl Peer {
         let recv = &mut inner.recv[lane as usize];
         recv.receive(cost).map_err(|_| EPROTO)?;
         // What was released earlier may be all that the sender can go on with.
-        let grant = inner.worth_granting(lane);
+        let grant = self.grant_now(&mut inner, lane);
         let charge = Charge {
             peer: self.clone(),
             lane,
@@ -927,7 +932,7 @@ impl Peer {
             } else {
                 recv.release(charge.cost, carried);
             }
-            inner.worth_granting(charge.lane)
+            self.grant_now(&mut inner, charge.lane)
         };
         if let Some((line, limit)) = grant {
             self.grant(line, charge.lane, limit);
@@ -940,6 +945,35 @@ impl Peer {
         if let Err(e) = session.grant(&conn, lane, limit) {
             // The peer would wait for ever; a new connection tells it anew.
             conn.fail(e, None);
+        }
+    }
+
+    /// What to grant, and over which line, where that can be told now; otherwise a thread has to.
+    fn grant_now(&self, inner: &mut Inner, lane: Lane) -> Option<(Line, u64)> {
+        if in_softirq() {
+            if inner.recv[lane as usize].is_worth_granting() {
+                self.owed.store(true, Relaxed);
+            }
+            return None;
+        }
+        inner.worth_granting(lane)
+    }
+
+    /// Whether there is more to grant, which a thread has to do: [`Peer::grant_owed`]. Any context.
+    pub(crate) fn owes(&self) -> bool {
+        self.owed.load(Relaxed)
+    }
+
+    /// Grants what could not be granted where that was found. Process context.
+    pub(crate) fn grant_owed(&self) {
+        if !self.owes() || !self.owed.xchg(false, Full) {
+            return;
+        }
+        for lane in Lane::ALL {
+            let grant = self.inner.lock().worth_granting(lane);
+            if let Some((line, limit)) = grant {
+                self.grant(line, lane, limit);
+            }
         }
     }
 
@@ -1007,8 +1041,8 @@ impl Inner {
     }
 }
 
-/// What something that came in costs for as long as it is kept. Dropped in process context, without
-/// locks: it may tell the peer that there is room again.
+/// What something that came in costs for as long as it is kept. Dropped without locks: it may tell the
+/// peer that there is room again. In an upcall, that is left to the listener.
 pub(crate) struct Charge {
     peer: Arc<Peer>,
     lane: Lane,

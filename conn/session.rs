@@ -34,7 +34,8 @@ use super::tx::{
     Drained,
     OutFrame,
     Tx,
-    Urgency, //
+    Urgency,
+    Via, //
 };
 use super::Conn;
 use crate::sys::clock;
@@ -104,7 +105,7 @@ impl Session {
     // ---- Sending.
 
     /// Queues a frame and sends as much as there is room for, or leaves it to be sent soon. Returns its
-    /// number. Process context.
+    /// number. Process context, or as `via` says.
     ///
     /// Frames are delivered in the order of these calls. If the session is over, says why.
     pub(crate) fn transmit(
@@ -112,8 +113,9 @@ impl Session {
         frame: ListArc<OutFrame>,
         urgency: Urgency,
         share: usize,
+        via: Via<'_>,
     ) -> Result<u64> {
-        match self.tx.transmit(frame, &self.inbox, urgency, share) {
+        match self.tx.transmit(frame, &self.inbox, urgency, share, via) {
             Ok((seq, drained)) => {
                 self.see_to(drained);
                 Ok(seq)
@@ -180,16 +182,16 @@ impl Session {
         }
     }
 
-    /// The frame of this number has been delivered. Returns whether recovery is to be woken, because
-    /// an acknowledgement is due later.
-    pub(crate) fn delivered(&self, seq: u64, len: usize) -> bool {
-        match self.inbox.deliver(seq, len as u64, clock::now) {
-            Due::Now => {
-                self.ping();
-                false
-            }
-            Due::Later => true,
-            Due::Pending => false,
+    /// The frame of this number has been delivered. Returns when that is to be acknowledged: now, by
+    /// [`Session::ping`], or later, which is for recovery to see to. Any context.
+    pub(crate) fn delivered(&self, seq: u64, len: usize) -> Due {
+        self.inbox.deliver(seq, len as u64, clock::now)
+    }
+
+    /// Acknowledges at once what is owed, if the other side has not been told meanwhile.
+    pub(crate) fn acknowledge_now(&self) {
+        if self.inbox.owes() {
+            self.ping();
         }
     }
 

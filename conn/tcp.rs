@@ -2,6 +2,7 @@
 
 //! TCP over IPv4 and IPv6, in one network namespace.
 
+use super::frame::HEADER_LEN;
 use super::ring::{
     Member,
     Ring, //
@@ -11,13 +12,15 @@ use super::transport::{
     Link,
     Notify,
     Port,
-    Transport, //
+    Transport,
+    Within, //
 };
 use crate::sys::net::Net;
 use crate::sys::sock::{
     HookedSocket,
     Socket,
-    Upcall, //
+    Upcall,
+    Upcalled, //
 };
 use core::net::SocketAddr;
 use kernel::prelude::*;
@@ -79,7 +82,7 @@ fn hooked(socket: Socket) -> Result<Arc<HookedSocket>> {
 struct Forward(KBox<dyn Notify>);
 
 impl Upcall for Forward {
-    fn readable(&self) {
+    fn readable(&self, _socket: &Upcalled<'_>) {
         self.0.notify();
     }
 
@@ -92,6 +95,45 @@ impl Upcall for Forward {
     }
 }
 
+/// The same for a connection, whose owner may see to what has come in at once.
+struct ForwardLink(KBox<dyn Notify>);
+
+impl Upcall for ForwardLink {
+    fn readable(&self, socket: &Upcalled<'_>) {
+        self.0.arrived(socket);
+    }
+
+    fn writable(&self) {
+        self.0.notify();
+    }
+
+    fn changed(&self) {
+        self.0.notify();
+    }
+}
+
+impl Within for Upcalled<'_> {
+    fn peek(&self) -> Option<([u8; HEADER_LEN], usize)> {
+        self.peek()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+        self.take(skip, len, to)
+    }
+
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
+        self.send(bufs, more)
+    }
+
+    fn ended(&self) -> bool {
+        self.ended()
+    }
+}
+
 struct TcpLink {
     socket: Arc<HookedSocket>,
     member: Option<Member>,
@@ -99,7 +141,8 @@ struct TcpLink {
 
 impl Link for TcpLink {
     fn attach(&self, notify: KBox<dyn Notify>) -> Result {
-        self.socket.hook(KBox::new(Forward(notify), GFP_KERNEL)?)
+        self.socket
+            .hook(KBox::new(ForwardLink(notify), GFP_KERNEL)?)
     }
 
     fn status(&self) -> Result {

@@ -7,6 +7,7 @@
 //! the one there is.
 
 use super::ao::Ids;
+use super::frame::HEADER_LEN;
 use crate::config::KeyName;
 use crate::sys::clock::Millis;
 use crate::sys::sock::Dropped;
@@ -18,6 +19,32 @@ use kernel::prelude::*;
 pub(crate) trait Notify: Send + Sync {
     /// Something has happened: look.
     fn notify(&self);
+
+    /// Something has come in, on a link that lets that be seen to at once.
+    fn arrived(&self, _link: &dyn Within) {
+        self.notify();
+    }
+}
+
+/// A link while it tells that something has come in: what may be done with it at this moment, without
+/// sleeping, by whoever is told. Only few networks have that.
+pub(crate) trait Within {
+    /// The header of what comes next, which stays there, and how many bytes there are with it. `None`
+    /// if it is not there, or not in one piece.
+    fn peek(&self) -> Option<([u8; HEADER_LEN], usize)>;
+
+    /// Whether nothing has come in.
+    fn is_empty(&self) -> bool;
+
+    /// Throws `skip` bytes away and appends the next `len` to `to`, which has room for them. As many
+    /// are there. On an error the stream is of no more use.
+    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result;
+
+    /// [`Link::send`].
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;
+
+    /// Whether the stream has ended, as far as can be told from here.
+    fn ended(&self) -> bool;
 }
 
 /// One connection: a stream of bytes each way. No operation waits for the network; where one cannot

@@ -33,11 +33,13 @@ use super::peer::{
     Kept, //
 };
 use super::transport::{
-    Link,
+    Within,
     MAX_BUFS, //
 };
 use super::Conn;
 use crate::sys::clock;
+use kernel::alloc::flags::__GFP_NOWARN;
+use kernel::alloc::Flags;
 use kernel::list::{
     impl_list_arc_safe,
     impl_list_item,
@@ -87,8 +89,8 @@ pub(crate) struct Blank(UniqueArc<core::mem::MaybeUninit<OutFrame>>);
 
 impl Blank {
     /// Memory for one frame.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(UniqueArc::new_uninit(GFP_KERNEL)?))
+    pub(crate) fn new(flags: Flags) -> Result<Self> {
+        Ok(Self(UniqueArc::new_uninit(flags)?))
     }
 
     /// The frame. `charge`, `kept`: what is given back when it is no longer needed.
@@ -129,7 +131,7 @@ impl OutFrame {
 
     /// A control frame.
     pub(crate) fn control(header: Header) -> Result<ListArc<Self>> {
-        Ok(Blank::new()?.fill(header, KVVec::new(), None, None))
+        Ok(Blank::new(GFP_KERNEL)?.fill(header, KVVec::new(), None, None))
     }
 
     /// Its number, 0 if it has none.
@@ -188,6 +190,27 @@ pub(crate) const SHARE: usize = 4 << 20;
 /// The same for those who have more to do than that: the listener, which comes back to it when it has
 /// served the other connections, and recovery.
 pub(crate) const SMALL_SHARE: usize = 64 << 10;
+
+/// How whoever sends gets at the link.
+#[derive(Clone, Copy)]
+pub(crate) enum Via<'a> {
+    /// As a thread does.
+    Thread,
+    /// Within the upcall of the link of this connection, where nothing may sleep. What only a thread
+    /// can do, such as closing the link, is left to the listener.
+    Upcall(&'a Arc<Conn>, &'a dyn Within),
+}
+
+impl Via<'_> {
+    /// How memory is allocated on the way.
+    pub(crate) fn flags(&self) -> Flags {
+        match self {
+            Via::Thread => GFP_KERNEL,
+            // The listener tries again, and waits if it must.
+            Via::Upcall(..) => GFP_NOWAIT | __GFP_NOWARN,
+        }
+    }
+}
 
 /// How urgent a frame is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -337,7 +360,11 @@ impl Batch {
     }
 
     /// `more`: other frames follow at once.
-    fn send(&self, link: &dyn Link, more: bool) -> Result<usize> {
+    fn send(
+        &self,
+        link: impl FnOnce(&[&[u8]], bool) -> Result<usize>,
+        more: bool,
+    ) -> Result<usize> {
         if self.count == 1 {
             // Most frames go alone, and need not pay for the others' places.
             self.send_some::<1, 2>(link, more)
@@ -349,7 +376,7 @@ impl Batch {
     /// Sends the first `FRAMES` of them, two buffers each.
     fn send_some<const FRAMES: usize, const BUFS: usize>(
         &self,
-        link: &dyn Link,
+        link: impl FnOnce(&[&[u8]], bool) -> Result<usize>,
         more: bool,
     ) -> Result<usize> {
         let mut frames: [Option<ArcBorrow<'_, OutFrame>>; FRAMES] = [None; FRAMES];
@@ -371,7 +398,7 @@ impl Batch {
                 }
             }
         }
-        link.send(&bufs[..n], more)
+        link(&bufs[..n], more)
     }
 
     /// `sent` bytes have gone. Moves what they complete to `whole`.
@@ -505,13 +532,15 @@ impl Tx {
     // ---- Frames.
 
     /// Queues a frame of the session behind all others, and sends as [`Tx::drain`] does, or leaves that
-    /// to others. Returns the frame's number; gives it back when the session is over. Process context.
+    /// to others. Returns the frame's number; gives it back when the session is over. Process context,
+    /// or as `via` says.
     pub(crate) fn transmit(
         &self,
         frame: ListArc<OutFrame>,
         inbox: &Inbox,
         urgency: Urgency,
         share: usize,
+        via: Via<'_>,
     ) -> Result<(u64, Drained), ListArc<OutFrame>> {
         let mut queue = self.queue.lock();
         if queue.over {
@@ -523,7 +552,7 @@ impl Tx {
         if leave {
             return Ok((seq, queue.leave(len)));
         }
-        Ok((seq, self.drain_locked(queue, inbox, share)))
+        Ok((seq, self.drain_locked(queue, inbox, share, via)))
     }
 
     /// Queues a grant before all frames of the session, if there still is this connection. It takes
@@ -674,7 +703,7 @@ impl Tx {
 
     /// Sends what waits, as far as there is room, until `share` is exceeded. Process context.
     pub(crate) fn drain(&self, inbox: &Inbox, share: usize) -> Drained {
-        self.drain_locked(self.queue.lock(), inbox, share)
+        self.drain_locked(self.queue.lock(), inbox, share, Via::Thread)
     }
 
     fn drain_locked<'a>(
@@ -682,9 +711,11 @@ impl Tx {
         mut queue: SpinLockIrqGuard<'a, Queue>,
         inbox: &Inbox,
         share: usize,
+        via: Via<'_>,
     ) -> Drained {
-        let Some(mut sending) = Sending::begin(&mut queue) else {
-            return Drained::Done;
+        let mut sending = match Sending::begin(&mut queue, via) {
+            Ok(sending) => sending,
+            Err(drained) => return drained,
         };
         loop {
             let result = sending.step(&mut queue, inbox, share);
@@ -700,7 +731,8 @@ impl Tx {
 }
 
 /// Somebody who is sending.
-struct Sending {
+struct Sending<'a> {
+    via: Via<'a>,
     batch: Batch,
     conn: Option<Arc<Conn>>,
     change: u64,
@@ -717,20 +749,28 @@ struct Sending {
     ended: Option<Arc<Conn>>,
 }
 
-impl Sending {
-    /// Begins, unless somebody else is at it or nothing can be sent.
-    fn begin(queue: &mut Queue) -> Option<Self> {
+impl<'a> Sending<'a> {
+    /// Begins, unless somebody else is at it or nothing can be sent, or not from here.
+    fn begin(queue: &mut Queue, via: Via<'a>) -> Result<Self, Drained> {
         if queue.busy {
             queue.again = true;
-            return None;
+            return Err(Drained::Done);
         }
         if queue.is_idle() {
-            return None;
+            return Err(Drained::Done);
         }
-        let conn = queue.conn.clone()?;
+        if let Via::Upcall(own, _) = via {
+            if queue.is_past(own) || queue.ending.is_some() {
+                return Err(Drained::Yield(own.clone()));
+            }
+        }
+        let Some(conn) = queue.conn.clone() else {
+            return Err(Drained::Done);
+        };
         queue.pace.left = 0;
         queue.busy = true;
-        Some(Self {
+        Ok(Self {
+            via,
             batch: core::mem::replace(&mut queue.unsent, Batch::new()),
             conn: Some(conn),
             change: queue.change,
@@ -756,9 +796,12 @@ impl Sending {
                 self.gone.push_back(frame);
             }
         }
-        if self.change != queue.change {
+        let changed = self.change != queue.change;
+        if changed {
             self.change = queue.change;
-            self.past = core::mem::replace(&mut self.conn, queue.conn.clone());
+            if let Via::Thread = self.via {
+                self.past = core::mem::replace(&mut self.conn, queue.conn.clone());
+            }
             if queue.over {
                 self.gone.push_all_back(&mut self.batch.frames);
                 self.batch = Batch::new();
@@ -773,6 +816,12 @@ impl Sending {
         let outcome = core::mem::replace(&mut self.outcome, Ok(0));
         let result = match (&self.conn, outcome) {
             (None, _) => Drained::Done,
+            // Not from here: the listener goes on with it, which also finds what has failed.
+            (Some(conn), outcome)
+                if self.is_upcall() && (changed || queue.ending.is_some() || outcome.is_err()) =>
+            {
+                Drained::Yield(conn.clone())
+            }
             (Some(_), Err(e)) if e == EAGAIN && !again => Drained::Done,
             (Some(conn), Err(e)) if e != EAGAIN => Drained::Failed(conn.clone(), e),
             (Some(conn), _) => {
@@ -790,7 +839,7 @@ impl Sending {
             }
         };
         queue.busy = false;
-        if queue.ending.is_some() {
+        if queue.ending.is_some() && !self.is_upcall() {
             self.ended = queue.detach(&mut self.gone);
         }
         if queue.over {
@@ -801,11 +850,22 @@ impl Sending {
         Some(result)
     }
 
+    fn is_upcall(&self) -> bool {
+        matches!(self.via, Via::Upcall(..))
+    }
+
     fn send(&mut self) {
         let Some(conn) = &self.conn else {
             return;
         };
-        self.outcome = self.batch.send(conn.link(), self.more);
+        self.outcome = match self.via {
+            Via::Thread => self
+                .batch
+                .send(|bufs, more| conn.link().send(bufs, more), self.more),
+            Via::Upcall(_, link) => self
+                .batch
+                .send(|bufs, more| link.send(bufs, more), self.more),
+        };
         if let Ok(n) = self.outcome {
             self.total += n;
             conn.note_sent();
@@ -815,9 +875,7 @@ impl Sending {
 
     /// Does what must not be done under the lock.
     fn tidy(&mut self) {
-        while let Some(frame) = self.gone.pop_front() {
-            drop(frame);
-        }
+        let_go(core::mem::replace(&mut self.gone, List::new()));
         self.past = None;
         if let Some(conn) = self.ended.take() {
             conn.close_link(true);

@@ -170,10 +170,22 @@ int kccm_probe(int src, __s64 tag, struct kccm_msg_info *info, long timeout_ms);
  *	has a part in writing back, for this node or another, should therefore
  *	be short, and leave what takes time to a workqueue of its module's with
  *	WQ_MEM_RECLAIM.
+ * @KCCM_SOFTIRQ: where the call comes in, without a thread being woken for it,
+ *	and its reply is sent from there: half a round trip's wake-ups. It is
+ *	called with softirqs disabled, as a rule in softirq context with the
+ *	connection's socket locked, so it must not sleep, takes only spin locks
+ *	that are taken with softirqs disabled everywhere, allocates with
+ *	GFP_ATOMIC only, and calls no function of KCCM that may sleep: that
+ *	would return -EDEADLK. The processor does nothing else meanwhile, so it
+ *	should take microseconds. Calls of different nodes may run it at the
+ *	same time. Long calls, and those that come in while the listener is at
+ *	that node's connection anyway, are run by the listener, with softirqs
+ *	disabled as well.
  */
 enum kccm_class {
 	KCCM_SHORT = 0,
 	KCCM_LONG = 1,
+	KCCM_SOFTIRQ = 2,
 };
 
 /**

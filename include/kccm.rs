@@ -82,6 +82,7 @@ pub(crate) mod raw {
     pub(crate) type kccm_class = c_uint;
     pub(crate) const KCCM_SHORT: kccm_class = 0;
     pub(crate) const KCCM_LONG: kccm_class = 1;
+    pub(crate) const KCCM_SOFTIRQ: kccm_class = 2;
 
     #[repr(C)]
     pub(crate) struct kccm_call {
@@ -586,6 +587,10 @@ pub(crate) enum Class {
     /// the kernel makes one with `GFP_KERNEL`, which can wait for pages to be written back: what has a
     /// part in that should be short, and leave the rest to a workqueue. See `KCCM_LONG` in `kccm.h`.
     Long,
+    /// Where the call comes in, without a thread: the fastest. It must not sleep, nor wait for anything;
+    /// it takes only locks that are taken with softirqs disabled everywhere, allocates with `GFP_ATOMIC`
+    /// only, and calls no function of KCCM. See `KCCM_SOFTIRQ` in `kccm.h`.
+    Softirq,
 }
 
 /// A remote call, as its handler sees it.
@@ -682,6 +687,7 @@ impl Registration {
             class: match class {
                 Class::Short => raw::KCCM_SHORT,
                 Class::Long => raw::KCCM_LONG,
+                Class::Softirq => raw::KCCM_SOFTIRQ,
             },
             name: name.as_char_ptr(),
             max_args,

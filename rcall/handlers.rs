@@ -5,6 +5,7 @@
 use crate::config::NodeId;
 use crate::conn::frame::Outcome;
 use crate::conn::peer::Counter;
+use crate::sys::context::NoSoftirq;
 use crate::sys::owner::{
     Owner,
     Pinned, //
@@ -35,6 +36,8 @@ pub(crate) enum Class {
     Short,
     /// In a thread of its own.
     Long,
+    /// Where the call comes in, as a rule in softirq context, by whoever brings it.
+    Softirq,
 }
 
 /// A call, as its handler sees it.
@@ -101,6 +104,8 @@ pub(crate) struct Handlers {
     table: SpinLockIrq<Table>,
     /// Those who unregister a handler wait for it to be idle.
     idle: Arc<WaitQueue>,
+    /// How many of them are for softirqs.
+    softirq: Atomic<usize>,
     /// Times that a short handler took longer than it should.
     pub(crate) slow: Counter,
 }
@@ -120,6 +125,7 @@ impl Handlers {
                 WaitQueue::new(c"Handlers::idle", static_lock_class!()),
                 GFP_KERNEL,
             )?,
+            softirq: Atomic::new(0),
             slow: Counter::default(),
         }? Error)
     }
@@ -127,6 +133,7 @@ impl Handlers {
     /// Enters a handler. `EEXIST` if its number is taken.
     pub(crate) fn register(&self, handler: Handler) -> Result {
         let func = handler.func;
+        let softirq = handler.class == Class::Softirq;
         let registered = Arc::new(
             Registered {
                 handler,
@@ -145,6 +152,7 @@ impl Handlers {
             .by_func
             .insert(reservation.into_node(func, registered));
         table.count += 1;
+        self.softirq.fetch_add(softirq.into(), Relaxed);
         Ok(())
     }
 
@@ -157,6 +165,8 @@ impl Handlers {
         table.count -= 1;
         drop(table);
         let (_, registered) = node.to_key_value();
+        let softirq = registered.handler.class == Class::Softirq;
+        self.softirq.fetch_sub(softirq.into(), Relaxed);
         // Also one who was killed must not go on while the handler runs.
         self.idle
             .wait_unkillable(|| registered.active.load(Acquire) == 0);
@@ -180,6 +190,15 @@ impl Handlers {
         })
     }
 
+    /// [`Handlers::begin`], if it is one for softirqs.
+    pub(crate) fn begin_softirq(&self, func: u32, args: usize) -> Option<Running> {
+        if self.softirq.load(Relaxed) == 0 {
+            return None;
+        }
+        let running = self.begin(func, args).ok()?;
+        (running.class() == Class::Softirq).then_some(running)
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.table.lock().count
@@ -200,9 +219,12 @@ impl Running {
         self.registered.handler.class
     }
 
-    /// Runs it.
+    /// Runs it. The context that its class is for; one for softirqs may be run in process context, too.
     pub(crate) fn run(&self, call: &mut Call<'_>) -> i32 {
-        self.registered.handler.function.serve(call)
+        let handler = &self.registered.handler;
+        // Such a one must never notice the difference.
+        let _alike = (handler.class == Class::Softirq).then(NoSoftirq::enter);
+        handler.function.serve(call)
     }
 
     /// Whether this is the first time that this is asked of the handler, by whichever listener.
@@ -217,9 +239,14 @@ impl Running {
         }
         if self.warn_now() {
             let handler = &self.registered.handler;
+            let kind = match handler.class {
+                Class::Softirq => "softirq",
+                Class::Short | Class::Long => "short",
+            };
             pr_warn!(
-                "node {}: short handler {:#x} \"{}\" took {} us, more than {}; while it runs, no message is handled. It should be long\n",
+                "node {}: {} handler {:#x} \"{}\" took {} us, more than {}; while it runs, no message is handled. It should be long\n",
                 node,
+                kind,
                 handler.func,
                 &*handler.name,
                 micros,

@@ -3,6 +3,7 @@
  * Bodies of helpers.h: one kernel macro, inline function or group of struct
  * sock fields each.  Nothing is decided here.
  */
+#include <linux/bottom_half.h>
 #include <linux/nsproxy.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
@@ -10,7 +11,7 @@
 #include <linux/tcp.h>
 #include <net/net_namespace.h>
 #include <net/sock.h>
-#include <net/tcp_states.h>
+#include <net/tcp.h>
 
 #include "helpers.h"
 
@@ -33,7 +34,7 @@ static void hook_data_ready(struct sock *sk)
 	rcu_read_lock();
 	hook = hook_of(sk);
 	if (hook)
-		hook->readable(hook->ctx);
+		hook->readable(hook->ctx, sk);
 	rcu_read_unlock();
 	read_unlock_bh(&sk->sk_callback_lock);
 }
@@ -173,6 +174,121 @@ bool kccm_sock_pending(struct socket *sock)
 
 	return kccm_sock_unread(sock) || READ_ONCE(sk->sk_err) ||
 	       (READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN);
+}
+
+/*
+ * What follows is for the readable() upcall.  TCP makes it with the socket
+ * locked: in softirq with the lock itself held, or by the task that has the
+ * socket, when it lets go and sees to what came in meanwhile.  Either way the
+ * queues of the socket are ours for the moment.
+ */
+
+/*
+ * Copy the first @len bytes of what has come in to @buf, without taking them.
+ * Returns how many there are in all, or 0 if those @len are not there in one
+ * piece, or if anything about the socket is out of the ordinary.
+ */
+unsigned int kccm_upcall_peek(struct sock *sk, void *buf, unsigned int len)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+	struct sk_buff *skb = skb_peek(&sk->sk_receive_queue);
+	unsigned int offset;
+
+	if (!skb || sk->sk_state != TCP_ESTABLISHED || tp->urg_data ||
+	    (TCP_SKB_CB(skb)->tcp_flags & (TCPHDR_SYN | TCPHDR_FIN)))
+		return 0;
+	offset = tp->copied_seq - TCP_SKB_CB(skb)->seq;
+	if (offset > skb->len || skb->len - offset < len ||
+	    skb_copy_bits(skb, offset, buf, len))
+		return 0;
+	return tp->rcv_nxt - tp->copied_seq;
+}
+
+bool kccm_upcall_empty(const struct sock *sk)
+{
+	return skb_queue_empty(&sk->sk_receive_queue);
+}
+
+struct taking {
+	unsigned int skip;
+	void *buf;
+	unsigned int len;
+	int error;
+};
+
+static int take_some(read_descriptor_t *desc, struct sk_buff *skb,
+		     unsigned int offset, size_t len)
+{
+	struct taking *taking = desc->arg.data;
+	unsigned int skip = min_t(size_t, len, taking->skip);
+	unsigned int n = min_t(size_t, len - skip, taking->len);
+
+	if (n) {
+		taking->error = skb_copy_bits(skb, offset + skip, taking->buf, n);
+		if (taking->error)
+			n = 0;
+	}
+	taking->skip -= skip;
+	taking->buf += n;
+	taking->len -= n;
+	desc->count = !taking->error && taking->skip + taking->len;
+	return skip + n;
+}
+
+/*
+ * Take @skip bytes, which must be there, and then @len more to @buf.  Returns 0,
+ * or an error when the stream cannot be gone on with.
+ */
+int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
+		     unsigned int len)
+{
+	struct taking taking = { .skip = skip, .buf = buf, .len = len };
+	read_descriptor_t desc = { .arg.data = &taking, .count = 1 };
+
+	tcp_read_sock(sk, &desc, take_some);
+	if (taking.error)
+		return taking.error;
+	return taking.skip || taking.len ? -EIO : 0;
+}
+
+/* Send as kernel_sendmsg() does with MSG_DONTWAIT; nothing here may sleep. */
+int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
+		     unsigned int len, bool more)
+{
+	struct msghdr msg = {
+		.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0),
+	};
+	gfp_t allocation = sk->sk_allocation;
+	int ret;
+
+	iov_iter_kvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
+	sk->sk_allocation = GFP_ATOMIC;
+	ret = tcp_sendmsg_locked(sk, &msg, len);
+	sk->sk_allocation = allocation;
+	return ret;
+}
+
+/* Whether the other side has ended its stream, or there was an error. */
+bool kccm_upcall_ended(const struct sock *sk)
+{
+	return sk->sk_state != TCP_ESTABLISHED || READ_ONCE(sk->sk_err) ||
+	       (READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN);
+}
+
+/* Whether softirqs are being served or held off: nothing may sleep. */
+bool kccm_in_softirq(void)
+{
+	return in_softirq();
+}
+
+void kccm_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void kccm_bh_enable(void)
+{
+	local_bh_enable();
 }
 
 struct net *kccm_net_get(struct net *net)

@@ -20,7 +20,8 @@ struct socket;
  */
 struct kccm_sock_hook {
 	void *ctx;
-	void (*readable)(void *ctx);	/* data, end of file, or a connection */
+	/* data, end of file, or a connection */
+	void (*readable)(void *ctx, struct sock *sk);
 	void (*writable)(void *ctx);	/* room to send again */
 	void (*changed)(void *ctx);	/* connected, or closing */
 	struct sock *sk;		/* NULL while not installed */
@@ -39,6 +40,20 @@ void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
 bool kccm_sock_unread(struct socket *sock);
 bool kccm_sock_pending(struct socket *sock);
+
+/* Within the readable() upcall of a socket that is connected, and only there. */
+struct kvec;
+unsigned int kccm_upcall_peek(struct sock *sk, void *buf, unsigned int len);
+bool kccm_upcall_empty(const struct sock *sk);
+int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
+		     unsigned int len);
+int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
+		     unsigned int len, bool more);
+bool kccm_upcall_ended(const struct sock *sk);
+
+bool kccm_in_softirq(void);
+void kccm_bh_disable(void);
+void kccm_bh_enable(void);
 
 struct net *kccm_net_get(struct net *net);
 void kccm_net_put(struct net *net);

@@ -5,7 +5,9 @@
 //!
 //! This is the only part of KCCM that calls C; it decides nothing and knows nothing of clusters.
 
+pub(crate) mod claim;
 pub(crate) mod clock;
+pub(crate) mod context;
 pub(crate) mod keys;
 pub(crate) mod kobject;
 pub(crate) mod log;
@@ -26,6 +28,7 @@ pub(crate) mod wait;
 #[allow(unreachable_pub)]
 mod helpers {
     use kernel::bindings::{
+        kvec,
         net,
         sock,
         socket, //

@@ -8,6 +8,7 @@
 use super::helpers;
 use super::keys::Secret;
 use super::net::Net;
+use core::marker::PhantomData;
 use core::net::{
     Ipv4Addr,
     Ipv6Addr,
@@ -29,8 +30,9 @@ use kernel::types::Opaque;
 /// The calls come in softirq context, or in process context with bottom halves off, and hold locks
 /// of the socket: they must not sleep and must not call back into the socket.
 pub(crate) trait Upcall: Send + Sync {
-    /// There is something to receive or accept, or the peer has closed.
-    fn readable(&self);
+    /// There is something to receive or accept, or the peer has closed. `socket` is what may be used of
+    /// it at this moment, if it is connected.
+    fn readable(&self, socket: &Upcalled<'_>);
     /// There is room to send again.
     fn writable(&self);
     /// The connection was established or has ended.
@@ -159,23 +161,15 @@ impl Socket {
     }
 
     fn send_some<const BUFS: usize>(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
-        let mut vec = [bindings::kvec::default(); BUFS];
-        let mut total = 0;
-        let bufs = &bufs[..bufs.len().min(BUFS)];
-        for (v, buf) in vec.iter_mut().zip(bufs) {
-            v.iov_base = buf.as_ptr().cast_mut().cast();
-            v.iov_len = buf.len();
-            total += buf.len();
-        }
+        let (mut vec, n, total) = gather::<BUFS>(bufs);
         let mut msg = bindings::msghdr {
             msg_flags: SEND_FLAGS | if more { bindings::MSG_MORE } else { 0 },
             ..Default::default()
         };
         // SAFETY: The socket is valid; the vector describes `bufs`, which are only read, and outlives
         // the call, during which TCP copies them.
-        let sent = unsafe {
-            bindings::kernel_sendmsg(self.0, &mut msg, vec.as_mut_ptr(), bufs.len(), total)
-        };
+        let sent =
+            unsafe { bindings::kernel_sendmsg(self.0, &mut msg, vec.as_mut_ptr(), n, total) };
         count(sent)
     }
 
@@ -484,9 +478,9 @@ unsafe fn upcall<'a>(ctx: *mut c_void) -> &'a dyn Upcall {
 /// # Safety
 ///
 /// Called only by an installed hook, with its context.
-unsafe extern "C" fn readable(ctx: *mut c_void) {
+unsafe extern "C" fn readable(ctx: *mut c_void, sk: *mut bindings::sock) {
     // SAFETY: C hands over the hook's own context.
-    unsafe { upcall(ctx) }.readable();
+    unsafe { upcall(ctx) }.readable(&Upcalled(sk, PhantomData));
 }
 
 /// # Safety
@@ -503,6 +497,79 @@ unsafe extern "C" fn writable(ctx: *mut c_void) {
 unsafe extern "C" fn changed(ctx: *mut c_void) {
     // SAFETY: C hands over the hook's own context.
     unsafe { upcall(ctx) }.changed();
+}
+
+/// A connected socket within its own [`Upcall::readable`]: what can be done with it there, without
+/// anybody having to be woken first. Nothing of this sleeps.
+pub(crate) struct Upcalled<'a>(*mut bindings::sock, PhantomData<&'a ()>);
+
+impl Upcalled<'_> {
+    /// The first `N` bytes of what has come in, which stay there, and how many there are in all. `None`
+    /// if there are fewer, or it would take more than a look.
+    pub(crate) fn peek<const N: usize>(&self) -> Option<([u8; N], usize)> {
+        let mut buf = [0; N];
+        // SAFETY: The socket is in its upcall, for as long as `self` lives; `buf` has room for `N`.
+        let there =
+            unsafe { helpers::kccm_upcall_peek(self.0, buf.as_mut_ptr().cast(), N as c_uint) };
+        (there > 0).then_some((buf, there as usize))
+    }
+
+    /// Whether nothing has come in.
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: The socket is in its upcall.
+        unsafe { helpers::kccm_upcall_empty(self.0) }
+    }
+
+    /// Takes what has come in: throws `skip` bytes away and appends `len` bytes to `to`, which has room
+    /// for them. As many must be there. On an error the stream is of no more use.
+    pub(crate) fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+        let room = to.spare_capacity_mut();
+        if room.len() < len {
+            return Err(EINVAL);
+        }
+        // SAFETY: The socket is in its upcall; there is room for `len` bytes.
+        to_result(unsafe {
+            helpers::kccm_upcall_take(
+                self.0,
+                skip as c_uint,
+                room.as_mut_ptr().cast(),
+                len as c_uint,
+            )
+        })?;
+        // SAFETY: There was room for so many, and they have been written.
+        unsafe { to.inc_len(len) };
+        Ok(())
+    }
+
+    /// [`Socket::send`], from here.
+    pub(crate) fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
+        let (mut vec, n, total) = gather::<MAX_BUFS>(bufs);
+        // SAFETY: The socket is in its upcall; the vector describes `bufs`, which are only read, and
+        // outlives the call, during which TCP copies them.
+        count(unsafe {
+            helpers::kccm_upcall_send(self.0, vec.as_mut_ptr(), n as c_uint, total as c_uint, more)
+        })
+    }
+
+    /// Whether the other side has ended its stream, or there was an error.
+    pub(crate) fn ended(&self) -> bool {
+        // SAFETY: The socket is in its upcall.
+        unsafe { helpers::kccm_upcall_ended(self.0) }
+    }
+}
+
+/// Describes the first `BUFS` of some buffers, which are only to be read. Returns how many they are,
+/// and their length.
+fn gather<const BUFS: usize>(bufs: &[&[u8]]) -> ([bindings::kvec; BUFS], usize, usize) {
+    let mut vec = [bindings::kvec::default(); BUFS];
+    let mut total = 0;
+    let bufs = &bufs[..bufs.len().min(BUFS)];
+    for (v, buf) in vec.iter_mut().zip(bufs) {
+        v.iov_base = buf.as_ptr().cast_mut().cast();
+        v.iov_len = buf.len();
+        total += buf.len();
+    }
+    (vec, bufs.len(), total)
 }
 
 /// A byte count or an error.

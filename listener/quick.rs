@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is seen to in the upcall itself, without waking the listener: the shortest way there is.
+//!
+//! A link that lets that be done ([`Within`]) tells of what has come in while whoever brought it still
+//! has hold of it, as a rule in softirq context. Replies are handed to their callers then and there,
+//! so that one thread is woken for a call's way back, not two; and calls of handlers that are made for
+//! it ([`Class::Softirq`]) are run, and replied to, without any thread. What takes the listener is left
+//! to it, and all that comes behind:
+//!
+//! - what only a thread can do: messages, other calls, good-byes, what is wrong, closing, granting;
+//! - a frame that is not there whole, or for which there is no memory at this moment;
+//! - everything, while the listener is at this connection itself: what it has begun it goes on with.
+//!
+//! So frames of a connection are handled in their order, by one at a time: whoever has claimed
+//! [`Conn::rx`].
+//!
+//! Nothing here sleeps. Locks: those of [`crate`] that are spin locks, one after the other, under the
+//! socket's.
+//!
+//! [`Class::Softirq`]: crate::rcall::handlers::Class::Softirq
+
+use crate::conn::credit::{
+    call_cost,
+    Lane, //
+};
+use crate::conn::frame;
+use crate::conn::frame::{
+    Header,
+    HEADER_LEN, //
+};
+use crate::conn::inbox::Due;
+use crate::conn::peer::Peer;
+use crate::conn::transport::Within;
+use crate::conn::tx::{
+    Blank,
+    Via, //
+};
+use crate::conn::{
+    Conn,
+    Phase, //
+};
+use crate::node::Node;
+use crate::rcall;
+use crate::rcall::handlers::Running;
+use crate::rcall::{
+    Incoming,
+    Wanted, //
+};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// How many frames are handled in one upcall, so that it ends.
+const FRAMES: u32 = 64;
+
+/// Something has come in on the link of `conn`, which is in its upcall. Returns whether all of that has
+/// been seen to; the rest is for the listener.
+pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
+    let Some(rx) = conn.rx.try_claim() else {
+        return false;
+    };
+    if conn.failure().is_some() || rx.held.is_some() || !rx.assembler.is_empty() {
+        return false;
+    }
+    let (Phase::Open(peer), Some(node)) = (&rx.phase, &rx.node) else {
+        return false;
+    };
+    let upcall = Upcall {
+        conn,
+        link,
+        peer,
+        node,
+    };
+    for _ in 0..FRAMES {
+        match upcall.next() {
+            Step::Handled => {}
+            Step::Empty => return !link.ended() && !peer.owes() && !conn.owes(),
+            Step::Leave => return false,
+        }
+    }
+    false
+}
+
+/// What came of looking at the next frame.
+enum Step {
+    /// It has been handled.
+    Handled,
+    /// There is none.
+    Empty,
+    /// It is for the listener.
+    Leave,
+}
+
+struct Upcall<'a> {
+    conn: &'a Arc<Conn>,
+    link: &'a dyn Within,
+    peer: &'a Arc<Peer>,
+    node: &'a Arc<Node>,
+}
+
+impl Upcall<'_> {
+    fn next(&self) -> Step {
+        let Some((bytes, there)) = self.link.peek() else {
+            return if self.link.is_empty() {
+                Step::Empty
+            } else {
+                Step::Leave
+            };
+        };
+        // What is wrong with it, the listener says.
+        let Ok((header, numbers)) = frame::parse(&bytes, self.node.identity.bounds) else {
+            return Step::Leave;
+        };
+        if there < HEADER_LEN + header.payload_len() as usize {
+            return Step::Leave;
+        }
+        match self.handle(header, numbers) {
+            Some(()) => Step::Handled,
+            None => Step::Leave,
+        }
+    }
+
+    /// Handles a frame that is there whole; `None` if it is for the listener.
+    fn handle(&self, header: Header, numbers: frame::Numbers) -> Option<()> {
+        // All that can fail comes before anything is done: what is left is still there then.
+        match header {
+            Header::Reply {
+                id,
+                outcome,
+                status,
+                needed,
+                len,
+            } => {
+                let bytes = self.payload(len)?;
+                let bytes = self.take(numbers, bytes, len)?;
+                let reply = rcall::Reply {
+                    outcome,
+                    status,
+                    needed,
+                    bytes,
+                };
+                self.delivered(numbers.seq, len as usize);
+                self.node.calls.complete(self.peer.id, id, reply);
+            }
+            Header::Call { func, len } => {
+                let running = self.node.handlers.begin_softirq(func, len as usize)?;
+                self.call(running, numbers, func, len, 0, None)?;
+            }
+            Header::CallSync {
+                id,
+                func,
+                reply_max,
+                len,
+            } => {
+                let running = self.node.handlers.begin_softirq(func, len as usize)?;
+                let wanted = Wanted {
+                    id,
+                    reply_max,
+                    frame: Blank::new(self.via().flags()).ok()?,
+                };
+                self.call(running, numbers, func, len, reply_max, Some(wanted))?;
+            }
+            Header::Credit { lane, limit } => {
+                // Later grants say all that this one does, so it can be handed over twice.
+                self.peer.granted(lane, limit).ok()?;
+                self.take(numbers, KVVec::new(), 0)?;
+            }
+            Header::Ping { answer: false } => {
+                self.take(numbers, KVVec::new(), 0)?;
+            }
+            Header::Ping { answer: true } | Header::Message { .. } | Header::Bye(_) => return None,
+        }
+        Some(())
+    }
+
+    /// A call of a handler for softirqs.
+    fn call(
+        &self,
+        running: Running,
+        numbers: frame::Numbers,
+        func: u32,
+        len: u32,
+        reply_max: u32,
+        wanted: Option<Wanted>,
+    ) -> Option<()> {
+        let args = self.payload(len)?;
+        let room = KVVec::from_elem(0, reply_max as usize, self.via().flags()).ok()?;
+        let session = self.conn.session()?.clone();
+        let cost = call_cost(len, reply_max);
+        let charge = self.peer.charge(Lane::Calls, cost).ok()?;
+        let Some(args) = self.take(numbers, args, len) else {
+            charge.cancel();
+            return None;
+        };
+        self.peer.stats.rx_rcalls.inc();
+        let call = Incoming::new(session, func, args, wanted, charge);
+        self.delivered(numbers.seq, len as usize);
+        rcall::run_in(call, running, room, Some(self.node), self.via());
+        Some(())
+    }
+
+    fn via(&self) -> Via<'_> {
+        Via::Upcall(self.conn, self.link)
+    }
+
+    /// Room for a payload.
+    fn payload(&self, len: u32) -> Option<KVVec<u8>> {
+        KVVec::with_capacity(len as usize, self.via().flags()).ok()
+    }
+
+    /// Judges the numbers of the frame that is next, and takes it. Returns its payload in `room`.
+    fn take(&self, numbers: frame::Numbers, mut room: KVVec<u8>, len: u32) -> Option<KVVec<u8>> {
+        let session = self.conn.session()?;
+        // What makes no sense, or came before, is the listener's to see to: it finds the same.
+        if !session.receive(numbers).ok()? {
+            return None;
+        }
+        if self.link.take(HEADER_LEN, len as usize, &mut room).is_err() {
+            self.conn.spoil();
+            return None;
+        }
+        self.peer.stats.rx_bytes.add(len.into());
+        Some(room)
+    }
+
+    fn delivered(&self, seq: u64, len: usize) {
+        let Some(session) = self.conn.session() else {
+            return;
+        };
+        match session.delivered(seq, len) {
+            Due::Now => self.conn.owe(),
+            Due::Later => self.node.recovery.wake(),
+            Due::Pending => {}
+        }
+    }
+}
