@@ -90,6 +90,7 @@ same_values! {
     KCCM_NOWAIT,
     kccm_class_KCCM_SHORT = KCCM_SHORT,
     kccm_class_KCCM_LONG = KCCM_LONG,
+    kccm_class_KCCM_SOFTIRQ = KCCM_SOFTIRQ,
     kccm_event_KCCM_NODE_DOWN = KCCM_NODE_DOWN,
     kccm_event_KCCM_NODE_UP = KCCM_NODE_UP,
 }

@@ -150,7 +150,7 @@ mod tests {
     fn unregistering_from_inside() -> Result {
         let cluster = Cluster::of(2)?;
         let (caller, node) = cluster.pair()?;
-        for class in [Class::Short, Class::Long] {
+        for class in [Class::Short, Class::Long, Class::Softirq] {
             let theirs = node.clone();
             register(&node, FUNC, class, move |_| {
                 let result = theirs.unregister(FUNC);

@@ -15,6 +15,7 @@
 //! | `handlers` | registering functions, and taking them back                            |
 //! | `session`  | exactly once and in order, across connections and restarts             |
 //! | `keys`     | who has the key, and who has not; keys that change                     |
+//! | `quick`    | what is seen to in the upcall: handlers for softirqs, and replies      |
 //! | `recovery` | peers that break, fall silent, come back; events (P2, P11)             |
 //! | `netns`    | nodes in network namespaces of their own, and cuts between them        |
 //! | `noio`     | nothing that is allocated may wait for I/O                             |
@@ -33,6 +34,7 @@ mod listener;
 mod net;
 mod netns;
 mod noio;
+mod quick;
 mod rcall;
 mod recovery;
 mod refusal;

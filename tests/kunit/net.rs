@@ -32,7 +32,8 @@ use crate::conn::transport::{
     Link,
     Notify,
     Port,
-    Transport, //
+    Transport,
+    Within, //
 };
 use crate::sys::clock;
 use crate::sys::clock::Millis;
@@ -508,6 +509,10 @@ impl Gate {
         self.sends[place(to) as usize % Self::PLACES].load(Relaxed)
     }
 
+    fn sending(&self, to: IpAddr) {
+        self.sends[place(to) as usize % Self::PLACES].fetch_add(1, Relaxed);
+    }
+
     /// How many links there are.
     pub(super) fn links(&self) -> usize {
         self.links.load(Relaxed)
@@ -628,13 +633,62 @@ impl Port for GatedPort {
     }
 }
 
-struct GatedNotify(Arc<Gate>, KBox<dyn Notify>);
+struct GatedNotify {
+    gate: Arc<Gate>,
+    above: KBox<dyn Notify>,
+    remote: IpAddr,
+}
 
 impl Notify for GatedNotify {
     fn notify(&self) {
-        if !self.0.deaf.load(Relaxed) {
-            self.1.notify();
+        if !self.gate.deaf.load(Relaxed) {
+            self.above.notify();
         }
+    }
+
+    fn arrived(&self, link: &dyn Within) {
+        let gate = &self.gate;
+        if gate.deaf.load(Relaxed) {
+            return;
+        }
+        // What takes time, a thread does.
+        if gate.toll.load(Relaxed) > 0 || gate.torrent.load(Relaxed) == place(self.remote) {
+            return self.above.notify();
+        }
+        let remote = self.remote;
+        self.above.arrived(&GatedWithin { gate, link, remote });
+    }
+}
+
+struct GatedWithin<'a> {
+    gate: &'a Gate,
+    link: &'a dyn Within,
+    remote: IpAddr,
+}
+
+impl Within for GatedWithin<'_> {
+    fn peek(&self) -> Option<([u8; HEADER_LEN], usize)> {
+        self.link.peek()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.link.is_empty()
+    }
+
+    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+        self.link.take(skip, len, to)
+    }
+
+    fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
+        self.gate.sending(self.remote);
+        if self.gate.mute.load(Relaxed) {
+            return Ok(bufs.iter().map(|buf| buf.len()).sum());
+        }
+        self.link.send(bufs, more)
+    }
+
+    fn ended(&self) -> bool {
+        self.link.ended()
     }
 }
 
@@ -657,7 +711,11 @@ impl Link for GatedLink {
         if let Some(mut before) = before {
             before();
         }
-        let notify = GatedNotify(self.gate.clone(), notify);
+        let notify = GatedNotify {
+            gate: self.gate.clone(),
+            above: notify,
+            remote: self.remote,
+        };
         self.below.attach(KBox::new(notify, GFP_KERNEL)?)
     }
 
@@ -669,7 +727,7 @@ impl Link for GatedLink {
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         let gate = &self.gate;
         gate.note(Operation::Send);
-        gate.sends[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
+        gate.sending(self.remote);
         match gate.toll.load(Relaxed) {
             0 => {}
             ms => pause(ms),

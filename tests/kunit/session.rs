@@ -179,7 +179,7 @@ mod tests {
     /// twice.
     #[test]
     fn lost_reply_comes_again() -> Result {
-        for class in [Class::Short, Class::Long] {
+        for class in [Class::Short, Class::Long, Class::Softirq] {
             let cluster = gated_pair()?;
             let (caller, node) = cluster.pair()?;
             let count = register_counter(&node, class, None)?;

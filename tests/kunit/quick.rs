@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is seen to in the upcall: handlers for softirqs, and replies.
+
+use super::harness::*;
+use crate::node::Node;
+use crate::rcall::handlers::{
+    Call,
+    Class, //
+};
+use crate::sys::context::in_softirq;
+use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+use kernel::sync::Arc;
+
+const FUNC: u32 = 7;
+const BUSY: u32 = 8;
+
+/// How often a handler has run.
+#[derive(Default)]
+struct Runs {
+    /// In all.
+    all: Counted,
+    /// In the upcall, not in the listener.
+    quick: Counted,
+    /// Where it might have slept.
+    exposed: Counted,
+    /// Not in the order in which the calls were made.
+    wrong: Counted,
+}
+
+struct Counted(Atomic<u64>);
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self(Atomic::new(0))
+    }
+}
+
+impl Counted {
+    fn inc(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+fn echo(call: &mut Call<'_>) {
+    let args = call.args;
+    if let Some(reply) = &mut call.reply {
+        let len = args.len().min(reply.len());
+        reply[..len].copy_from_slice(&args[..len]);
+    }
+    call.reply_len = args.len();
+}
+
+/// Registers an echo for softirqs.
+fn register_quick(node: &Arc<Node>) -> Result<Arc<Runs>> {
+    let runs = Arc::new(Runs::default(), GFP_KERNEL)?;
+    let (theirs, queues) = (runs.clone(), node.queues.clone());
+    register(node, FUNC, Class::Softirq, move |call| {
+        let number = call.args.first_chunk().copied().map(u64::from_le_bytes);
+        if number.is_some_and(|number| number != theirs.all.get()) {
+            theirs.wrong.inc();
+        }
+        theirs.all.inc();
+        if !queues.is_listener() {
+            theirs.quick.inc();
+        }
+        if !in_softirq() {
+            theirs.exposed.inc();
+        }
+        echo(call);
+        0
+    })?;
+    Ok(runs)
+}
+
+/// Arguments of some length that begin with a number.
+fn numbered(number: u64, len: usize) -> Result<KVVec<u8>> {
+    let mut args = pattern(len.max(8), number)?;
+    args[..8].copy_from_slice(&number.to_le_bytes());
+    Ok(args)
+}
+
+/// Has a call echoed.
+fn call_echo(from: &Node, to: &Node, number: u64, len: usize) -> Result {
+    let args = numbered(number, len)?;
+    let mut reply = KVVec::from_elem(0, args.len(), GFP_KERNEL)?;
+    let success = from
+        .rcall_sync(to.id(), FUNC, &args, &mut reply, SOON)
+        .map_err(|failure| failure.error)?;
+    check_eq!(success.len, args.len());
+    check!(reply[..] == args[..]);
+    Ok(())
+}
+
+#[kunit_tests(kccm_quick)]
+mod tests {
+    use super::*;
+
+    /// Calls are run where they come in, or by the listener, and nowhere where a handler could sleep;
+    /// each once, in order, and its reply is that of this call.
+    #[test]
+    fn calls_of_all_lengths() -> Result {
+        let cluster = Cluster::of(2)?;
+        let (caller, node) = cluster.pair()?;
+        let runs = register_quick(&node)?;
+        const LENGTHS: [usize; 8] = [8, 64, 900, 4056, 8192, 20_000, 65_536, 300_000];
+        let mut number = 0;
+        for _ in 0..often(40) {
+            for len in LENGTHS {
+                call_echo(&caller, &node, number, len)?;
+                number += 1;
+            }
+        }
+        node.unregister(FUNC)?;
+        check_eq!(runs.all.get(), number);
+        check_eq!(runs.wrong.get(), 0);
+        check_eq!(runs.exposed.get(), 0);
+        // As a rule the short ones are not the listener's.
+        check!(runs.quick.get() > number / 10);
+        check_eq!(call(&caller, 1, FUNC), Err(EOPNOTSUPP));
+        Ok(())
+    }
+
+    /// Asynchronous calls, short ones and long ones in turn, which go different ways, stay in order;
+    /// what they cost is released, and granted again, wherever they have run.
+    #[test]
+    fn calls_without_end() -> Result {
+        const COUNT: u64 = often(4000);
+        let mut plan = Plan::of(2);
+        plan.limits.max_rcall = 16 << 10;
+        plan.limits.rcall_bytes = 64 << 10;
+        let cluster = Cluster::new(plan)?;
+        let (caller, node) = cluster.pair()?;
+        let runs = register_quick(&node)?;
+        for number in 0..COUNT {
+            let len = if number % 7 == 3 { 16 << 10 } else { 100 };
+            let args = numbered(number, len)?;
+            caller.rcall(1, FUNC, &args, SOON).here()?;
+        }
+        eventually(|| runs.all.get() == COUNT)?;
+        node.unregister(FUNC)?;
+        check_eq!(runs.wrong.get(), 0);
+        check_eq!(runs.exposed.get(), 0);
+        eventually(|| caller.peer(1).is_some_and(|p| p.snapshot().kept == [0, 0]))
+    }
+
+    /// A listener that is busy with one node holds up no other's.
+    #[test]
+    fn calls_pass_a_busy_listener() -> Result {
+        let cluster = Cluster::of(3)?;
+        let (zero, one, two) = cluster.trio()?;
+        let runs = register_quick(&one)?;
+        let latch = Latch::new()?;
+        let barrier = latch.barrier();
+        register(&one, BUSY, Class::Short, move |_| {
+            barrier.pass();
+            0
+        })?;
+        let theirs = zero.clone();
+        let busy = spawn(move || call(&theirs, 1, BUSY))?;
+        latch.wait_held(1)?;
+        for number in 0..100 {
+            call_echo(&two, &one, number, 64)?;
+        }
+        check!(!busy.is_done());
+        check_eq!(runs.quick.get(), 100);
+        latch.open();
+        check_eq!(busy.join()?, Ok(0));
+        Ok(())
+    }
+
+    /// P11: calls both ways while the connection is broken again and again.
+    #[test]
+    fn nothing_is_lost_or_doubled() -> Result {
+        const COUNT: u64 = often(3000);
+        let cluster = Cluster::of(2)?;
+        let (zero, one) = cluster.pair()?;
+        let mut jobs = KVec::new();
+        let mut all_runs = KVec::new();
+        for (from, to) in [(&zero, &one), (&one, &zero)] {
+            all_runs.push(register_quick(to)?, GFP_KERNEL)?;
+            let (from, to) = (from.clone(), to.clone());
+            let call_each = move || -> Result {
+                for number in 0..COUNT {
+                    // Some of them so long that the listener has to do it.
+                    let len = if number % 50 == 0 { 20_000 } else { 64 };
+                    call_echo(&from, &to, number, len).here()?;
+                }
+                Ok(())
+            };
+            jobs.push(spawn(call_each)?, GFP_KERNEL)?;
+        }
+        let mut breaks = 0u32;
+        while jobs.iter().any(|job| !job.is_done()) {
+            let (node, other) = [(&zero, &one), (&one, &zero)][breaks as usize % 2];
+            let before = epoch(node, other.id());
+            node.disconnect(node.peer(other.id()).ok_or(EINVAL)?, true);
+            eventually(|| epoch(node, other.id()) > before)?;
+            breaks += 1;
+            pause(3);
+        }
+        for job in jobs {
+            job.join()??;
+        }
+        for runs in &all_runs {
+            check_eq!(runs.all.get(), COUNT);
+            check_eq!(runs.wrong.get(), 0);
+            check_eq!(runs.exposed.get(), 0);
+        }
+        check!(breaks > 2);
+        Ok(())
+    }
+
+    /// Handlers come and go while they are called. A call that finds none says so.
+    #[test]
+    fn handlers_come_and_go() -> Result {
+        let cluster = Cluster::of(2)?;
+        let (caller, node) = cluster.pair()?;
+        let stop = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
+        let (theirs, told) = (caller.clone(), stop.clone());
+        let calls = spawn(move || {
+            let mut found = [0u64; 2];
+            while told.load(Relaxed) == 0 {
+                match call(&theirs, 1, FUNC) {
+                    Ok(_) => found[0] += 1,
+                    Err(e) if e == EOPNOTSUPP => found[1] += 1,
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(found)
+        })?;
+        for _ in 0..often(300) {
+            let runs = register_quick(&node)?;
+            eventually(|| runs.all.get() > 2)?;
+            node.unregister(FUNC)?;
+            let after = runs.all.get();
+            check!(runs.exposed.get() == 0);
+            // A call that was late would show now.
+            pause(1);
+            check_eq!(runs.all.get(), after);
+        }
+        stop.store(1, Relaxed);
+        let found = calls.join()??;
+        check!(found[0] > often(300));
+        Ok(())
+    }
+}
