@@ -26,18 +26,19 @@
 //!
 //! Outermost first. Whoever holds one takes only those below it.
 //!
-//! 1. `Conn::rx` (mutex): held by the listener while it serves a connection, also while it runs a
+//! 1. `Conn::rx` (a [`sys::claim`]): held by the listener while it serves a connection, also while it runs a
 //!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
 //! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
 //!    link, when the keys are looked for again, and from time to time.
 //!    `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
-//!    upcalls of a socket come with it, or with its spin lock, held, and take only `Queue::ready`.
+//!    upcalls of a socket come with it, or with its spin lock, held; they claim `Conn::rx` if it is free
+//!    ([`listener::quick`]), and take the spin locks below.
 //! 4. Spin locks: `Endpoint::queues`, and under it `Waiter::delivery`. The others are leaves:
 //!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`,
 //!    `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody is allowed
-//!    under each. All are held with interrupts off but `Recovery::flags` and `Events::flags`, which
-//!    only threads take. What is done under one does not grow with what is queued or registered, but
+//!    under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which only threads
+//!    take. What is done under one does not grow with what is queued or registered, but
 //!    for a tree's depth. There are two exceptions: who gives up waiting for credit looks for itself
 //!    among those who wait for the same peer; and all receivers with too small a buffer for a message
 //!    are told of it in one go.

@@ -71,6 +71,10 @@ use crate::sendrecv::{
 };
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::log;
 use crate::sys::thread;
 use kernel::list::{
@@ -82,13 +86,7 @@ use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
-use kernel::sync::{
-    new_condvar,
-    new_spinlock_irq,
-    Arc,
-    CondVar,
-    SpinLockIrq, //
-};
+use kernel::sync::{new_condvar, Arc, CondVar};
 
 /// What one connection may have read before it is the next one's turn, bytes.
 const TURN: usize = 256 << 10;
@@ -118,7 +116,7 @@ struct Ready {
 #[pin_data]
 struct Queue {
     #[pin]
-    ready: SpinLockIrq<Ready>,
+    ready: SpinLockBh<Ready>,
     #[pin]
     wake: CondVar,
     /// The thread, to be recognised.
@@ -129,7 +127,7 @@ impl Queue {
     fn new() -> Result<Pin<KBox<Self>>> {
         KBox::pin_init(
             pin_init!(Self {
-                ready <- new_spinlock_irq!(
+                ready <- new_spinlock_bh!(
                     Ready {
                         conns: List::new(),
                         accept: false,

@@ -26,14 +26,12 @@ use crate::conn::{
 use crate::node::Node;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
-use kernel::prelude::*;
-use kernel::sync::{
-    new_condvar,
-    new_spinlock_irq,
-    Arc,
-    CondVar,
-    SpinLockIrq, //
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
 };
+use kernel::prelude::*;
+use kernel::sync::{new_condvar, Arc, CondVar};
 
 /// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
 const SIGNS: Millis = 4;
@@ -50,7 +48,7 @@ struct Flags {
 #[pin_data]
 pub(crate) struct Recovery {
     #[pin]
-    flags: SpinLockIrq<Flags>,
+    flags: SpinLockBh<Flags>,
     #[pin]
     wake: CondVar,
 }
@@ -59,7 +57,7 @@ impl Recovery {
     /// With nothing to do.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            flags <- new_spinlock_irq!(
+            flags <- new_spinlock_bh!(
                 Flags {
                     wake: false,
                     stop: false,

@@ -32,6 +32,10 @@ use crate::conn::tx::{
 };
 use crate::node::Node;
 use crate::sys::clock;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::wait::{
     OneShot,
     Timeout, //
@@ -42,11 +46,7 @@ use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
-use kernel::sync::{
-    new_spinlock_irq,
-    Arc,
-    SpinLockIrq, //
-};
+use kernel::sync::Arc;
 use matcher::{
     Matcher,
     Need,
@@ -133,7 +133,7 @@ enum Delivery {
 pub(crate) struct Waiter {
     wish: Wish,
     #[pin]
-    delivery: SpinLockIrq<Option<Delivery>>,
+    delivery: SpinLockBh<Option<Delivery>>,
     #[pin]
     done: OneShot,
 }
@@ -162,7 +162,7 @@ pub(crate) type Memory = Room<Message, Arc<Waiter>>;
 #[pin_data]
 pub(crate) struct Endpoint {
     #[pin]
-    queues: SpinLockIrq<Queues>,
+    queues: SpinLockBh<Queues>,
     /// What has been counted.
     pub(crate) stats: Stats,
 }
@@ -171,7 +171,7 @@ impl Endpoint {
     /// One with nothing in it.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            queues <- new_spinlock_irq!(Matcher::new(), "Endpoint::queues"),
+            queues <- new_spinlock_bh!(Matcher::new(), "Endpoint::queues"),
             stats: Stats::default(),
         })
     }
@@ -343,7 +343,7 @@ impl Endpoint {
         let waiter = Arc::pin_init(
             pin_init!(Waiter {
                 wish,
-                delivery <- new_spinlock_irq!(None, "Waiter::delivery"),
+                delivery <- new_spinlock_bh!(None, "Waiter::delivery"),
                 done <- OneShot::new(),
             }),
             GFP_KERNEL,

@@ -35,6 +35,10 @@ use crate::config::{
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::context::in_softirq;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::wait::{
     OneShot,
     Timeout, //
@@ -55,11 +59,7 @@ use kernel::sync::atomic::{
     Full,
     Relaxed, //
 };
-use kernel::sync::{
-    new_spinlock_irq,
-    Arc,
-    SpinLockIrq, //
-};
+use kernel::sync::Arc;
 
 /// Counts, each since the node was made.
 pub(crate) struct Counter(Atomic<u64>);
@@ -298,7 +298,7 @@ pub(crate) struct Peer {
     /// There is more to grant, which a thread has to do.
     owed: Atomic<bool>,
     #[pin]
-    inner: SpinLockIrq<Inner>,
+    inner: SpinLockBh<Inner>,
 }
 
 /// What the end of a connection means.
@@ -378,7 +378,7 @@ impl Peer {
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
                 owed: Atomic::new(false),
-                inner <- new_spinlock_irq!(inner, "Peer::inner"),
+                inner <- new_spinlock_bh!(inner, "Peer::inner"),
             }),
             GFP_KERNEL,
         )
@@ -903,11 +903,12 @@ impl Peer {
     /// A frame of this cost has come in; what it costs is released by dropping the charge. `EPROTO`
     /// if there was no credit for it.
     pub(crate) fn charge(self: &Arc<Self>, lane: Lane, cost: u64) -> Result<Charge> {
+        let upcall = in_softirq();
         let mut inner = self.inner.lock();
         let recv = &mut inner.recv[lane as usize];
         recv.receive(cost).map_err(|_| EPROTO)?;
         // What was released earlier may be all that the sender can go on with.
-        let grant = self.grant_now(&mut inner, lane);
+        let grant = self.grant_now(&mut inner, lane, upcall);
         let charge = Charge {
             peer: self.clone(),
             lane,
@@ -923,6 +924,7 @@ impl Peer {
     }
 
     fn release(&self, charge: &Charge) {
+        let upcall = in_softirq();
         let grant = {
             let mut inner = self.inner.lock();
             let carried = inner.flow.is_none() || inner.sessions != charge.session;
@@ -932,7 +934,7 @@ impl Peer {
             } else {
                 recv.release(charge.cost, carried);
             }
-            self.grant_now(&mut inner, charge.lane)
+            self.grant_now(&mut inner, charge.lane, upcall)
         };
         if let Some((line, limit)) = grant {
             self.grant(line, charge.lane, limit);
@@ -948,9 +950,9 @@ impl Peer {
         }
     }
 
-    /// What to grant, and over which line, where that can be told now; otherwise a thread has to.
-    fn grant_now(&self, inner: &mut Inner, lane: Lane) -> Option<(Line, u64)> {
-        if in_softirq() {
+    /// What to grant, and over which line, where that can be told now; in an `upcall` a thread has to.
+    fn grant_now(&self, inner: &mut Inner, lane: Lane, upcall: bool) -> Option<(Line, u64)> {
+        if upcall {
             if inner.recv[lane as usize].is_worth_granting() {
                 self.owed.store(true, Relaxed);
             }

@@ -38,6 +38,11 @@ use super::transport::{
 };
 use super::Conn;
 use crate::sys::clock;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh,
+    SpinLockBhGuard, //
+};
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::Flags;
 use kernel::list::{
@@ -53,11 +58,8 @@ use kernel::sync::atomic::{
     Relaxed, //
 };
 use kernel::sync::{
-    new_spinlock_irq,
     Arc,
     ArcBorrow,
-    SpinLockIrq,
-    SpinLockIrqGuard,
     UniqueArc, //
 };
 
@@ -498,7 +500,7 @@ impl Queue {
 #[pin_data]
 pub(crate) struct Tx {
     #[pin]
-    queue: SpinLockIrq<Queue>,
+    queue: SpinLockBh<Queue>,
     /// The last acknowledgement: most frames bring no other, and then need no lock.
     acked: Atomic<u64>,
 }
@@ -507,7 +509,7 @@ impl Tx {
     /// An empty one, without a connection.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            queue <- new_spinlock_irq!(
+            queue <- new_spinlock_bh!(
                 Queue {
                     control: List::new(),
                     credit: [None, None],
@@ -708,7 +710,7 @@ impl Tx {
 
     fn drain_locked<'a>(
         &'a self,
-        mut queue: SpinLockIrqGuard<'a, Queue>,
+        mut queue: SpinLockBhGuard<'a, Queue>,
         inbox: &Inbox,
         share: usize,
         via: Via<'_>,

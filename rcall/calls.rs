@@ -4,6 +4,10 @@
 
 use crate::config::NodeId;
 use crate::conn::frame::Outcome;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::wait::{
     OneShot,
     Timeout, //
@@ -13,11 +17,7 @@ use kernel::rbtree::{
     RBTree,
     RBTreeNode, //
 };
-use kernel::sync::{
-    new_spinlock_irq,
-    Arc,
-    SpinLockIrq, //
-};
+use kernel::sync::Arc;
 
 /// The reply to a call, as it came in.
 pub(crate) struct Reply {
@@ -35,7 +35,7 @@ pub(crate) struct Reply {
 struct Waiter {
     dst: NodeId,
     #[pin]
-    answer: SpinLockIrq<Option<Result<Reply>>>,
+    answer: SpinLockBh<Option<Result<Reply>>>,
     #[pin]
     done: OneShot,
 }
@@ -58,14 +58,14 @@ struct Table {
 #[pin_data]
 pub(crate) struct Calls {
     #[pin]
-    table: SpinLockIrq<Table>,
+    table: SpinLockBh<Table>,
 }
 
 impl Calls {
     /// None yet.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            table <- new_spinlock_irq!(
+            table <- new_spinlock_bh!(
                 Table {
                     next: 1,
                     waiting: RBTree::new(),
@@ -81,7 +81,7 @@ impl Calls {
         let waiter = Arc::pin_init(
             pin_init!(Waiter {
                 dst,
-                answer <- new_spinlock_irq!(None, "Waiter::answer"),
+                answer <- new_spinlock_bh!(None, "Waiter::answer"),
                 done <- OneShot::new(),
             }),
             GFP_KERNEL,

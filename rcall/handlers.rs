@@ -6,6 +6,10 @@ use crate::config::NodeId;
 use crate::conn::frame::Outcome;
 use crate::conn::peer::Counter;
 use crate::sys::context::NoSoftirq;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::owner::{
     Owner,
     Pinned, //
@@ -22,12 +26,7 @@ use kernel::sync::atomic::{
     Relaxed,
     Release, //
 };
-use kernel::sync::{
-    new_spinlock_irq,
-    static_lock_class,
-    Arc,
-    SpinLockIrq, //
-};
+use kernel::sync::{static_lock_class, Arc};
 
 /// How a handler is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +100,7 @@ struct Table {
 #[pin_data]
 pub(crate) struct Handlers {
     #[pin]
-    table: SpinLockIrq<Table>,
+    table: SpinLockBh<Table>,
     /// Those who unregister a handler wait for it to be idle.
     idle: Arc<WaitQueue>,
     /// How many of them are for softirqs.
@@ -114,7 +113,7 @@ impl Handlers {
     /// None yet.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            table <- new_spinlock_irq!(
+            table <- new_spinlock_bh!(
                 Table {
                     by_func: RBTree::new(),
                     count: 0,

@@ -12,6 +12,10 @@ use super::handlers::Running;
 use super::Incoming;
 use crate::node::Node;
 use crate::sys::clock;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::thread;
 use crate::sys::thread::Thread;
 use kernel::list::{
@@ -26,22 +30,14 @@ use kernel::rbtree::{
     RBTree,
     RBTreeNodeReservation, //
 };
-use kernel::sync::{
-    new_condvar,
-    new_mutex,
-    new_spinlock_irq,
-    Arc,
-    CondVar,
-    Mutex,
-    SpinLockIrq, //
-};
+use kernel::sync::{new_condvar, new_mutex, Arc, CondVar, Mutex};
 
 /// A call that is to be run by a thread.
 #[pin_data]
 pub(crate) struct Job {
     /// Taken by the thread that runs it.
     #[pin]
-    work: SpinLockIrq<Option<(Incoming, Running)>>,
+    work: SpinLockBh<Option<(Incoming, Running)>>,
     #[pin]
     links: ListLinks,
 }
@@ -58,7 +54,7 @@ impl Job {
     pub(crate) fn new(call: Incoming, running: Running) -> Result<ListArc<Self>, Incoming> {
         let empty = ListArc::pin_init(
             try_pin_init!(Self {
-                work <- new_spinlock_irq!(None, "Job::work"),
+                work <- new_spinlock_bh!(None, "Job::work"),
                 links <- ListLinks::new(),
             }? Error),
             GFP_KERNEL,
@@ -103,7 +99,7 @@ const RETRY_MS: clock::Millis = 100;
 pub(crate) struct Pool {
     max: u32,
     #[pin]
-    inner: SpinLockIrq<Inner>,
+    inner: SpinLockBh<Inner>,
     #[pin]
     wake: CondVar,
     /// The foreman waits here.
@@ -119,7 +115,7 @@ impl Pool {
     pub(crate) fn new(max: u32) -> impl PinInit<Self> {
         pin_init!(Self {
             max,
-            inner <- new_spinlock_irq!(
+            inner <- new_spinlock_bh!(
                 Inner {
                     jobs: List::new(),
                     waiting: 0,

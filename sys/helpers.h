@@ -6,6 +6,7 @@
 #ifndef _KCCM_SYS_HELPERS_H
 #define _KCCM_SYS_HELPERS_H
 
+#include <linux/spinlock_types.h>
 #include <linux/types.h>
 
 #include "ao.h"
@@ -50,6 +51,10 @@ int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
 int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
 		     unsigned int len, bool more);
 bool kccm_upcall_ended(const struct sock *sk);
+
+void kccm_spin_lock_bh(spinlock_t *lock);
+bool kccm_spin_trylock_bh(spinlock_t *lock);
+void kccm_spin_unlock_bh(spinlock_t *lock);
 
 bool kccm_in_softirq(void);
 void kccm_bh_disable(void);

@@ -10,6 +10,7 @@ pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod keys;
 pub(crate) mod kobject;
+pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod net;
 pub(crate) mod noio;
@@ -31,7 +32,8 @@ mod helpers {
         kvec,
         net,
         sock,
-        socket, //
+        socket,
+        spinlock_t, //
     };
     include!(env!("KCCM_HELPERS"));
 }
