@@ -36,7 +36,9 @@ use crate::conn::frame::{
     Bye,
     Frame,
     Header,
-    Stop, //
+    Payload,
+    Stop,
+    FEW, //
 };
 use crate::conn::hello;
 use crate::conn::hello::{
@@ -825,10 +827,14 @@ impl Listener<'_> {
                     outcome,
                     status,
                     needed,
-                    bytes: frame.payload,
+                };
+                let bytes = if len as usize <= FEW {
+                    Payload::Few(&frame.payload)
+                } else {
+                    Payload::Many(frame.payload)
                 };
                 self.delivered(session, seq, len as usize);
-                self.node.calls.complete(peer.id, id, reply);
+                self.node.calls.complete(peer.id, id, reply, bytes);
             }
             Header::Credit { lane, limit } => {
                 let granted = peer.granted(lane, limit);

@@ -29,10 +29,10 @@ use crate::conn::credit::{
     Lane, //
 };
 use crate::conn::frame::{
-    copied,
-    zeroed,
     Header,
-    Outcome, //
+    Outcome,
+    Payload,
+    FEW, //
 };
 use crate::conn::peer::Charge;
 use crate::conn::session::Session;
@@ -50,6 +50,7 @@ use handlers::{
     Class,
     Running, //
 };
+use kernel::alloc::Flags;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -105,7 +106,8 @@ impl Incoming {
     }
 
     /// Replies, if a reply is wanted; the call is over.
-    fn reply(self, outcome: Outcome, status: i32, needed: usize, bytes: KVVec<u8>, via: Via<'_>) {
+    #[inline(always)]
+    fn reply(self, outcome: Outcome, status: i32, needed: usize, bytes: Payload<'_>, via: Via<'_>) {
         let Some(wanted) = self.wanted else {
             self.note_failure(outcome, status);
             return;
@@ -152,7 +154,7 @@ impl Incoming {
     }
 
     fn refuse(self, outcome: Outcome) {
-        self.reply(outcome, 0, 0, KVVec::new(), Via::Thread);
+        self.reply(outcome, 0, 0, Payload::Few(&[]), Via::Thread);
     }
 }
 
@@ -194,20 +196,42 @@ pub(crate) fn serve(
     }
 }
 
+/// Room for a reply.
+pub(crate) enum Room {
+    /// Few bytes, at hand.
+    Few(usize),
+    /// Any number.
+    Many(KVVec<u8>),
+}
+
+impl Room {
+    /// For so many bytes.
+    pub(crate) fn new(len: usize, flags: Flags) -> Result<Self> {
+        Ok(if len <= FEW {
+            Room::Few(len)
+        } else {
+            Room::Many(KVVec::from_elem(0, len, flags)?)
+        })
+    }
+}
+
 /// Runs a handler, and replies. `watch`: the node that wants to know if it takes too long. Process
 /// context.
-pub(crate) fn run(call: Incoming, running: Running, watch: Option<&Node>) {
-    match zeroed(call.reply_max()) {
-        Ok(room) => run_in(call, running, room, watch, Via::Thread),
+pub(crate) fn run(mut call: Incoming, running: Running, watch: Option<&Node>) {
+    let args = core::mem::replace(&mut call.args, KVVec::new());
+    match Room::new(call.reply_max(), GFP_KERNEL) {
+        Ok(room) => run_in(call, &args, running, room, watch, Via::Thread),
         Err(_) => call.refuse(Outcome::NoMemory),
     }
 }
 
-/// Runs a handler with `room` for its reply, and replies by `via`.
+/// Runs a handler on some arguments with `room` for its reply, and replies by `via`.
+#[inline]
 pub(crate) fn run_in(
     call: Incoming,
+    args: &[u8],
     running: Running,
-    mut reply: KVVec<u8>,
+    room: Room,
     watch: Option<&Node>,
     via: Via<'_>,
 ) {
@@ -215,17 +239,26 @@ pub(crate) fn run_in(
         // It is of an incarnation of the peer that another has taken the place of.
         return;
     }
+    let mut few = [0; FEW];
+    let mut many = KVVec::new();
+    let reply = match room {
+        Room::Few(len) => &mut few[..len],
+        Room::Many(bytes) => {
+            many = bytes;
+            &mut many[..]
+        }
+    };
     let room = reply.len();
     let mut view = Call {
         source: call.charge.peer().id,
         func: call.func,
-        args: &call.args,
-        reply: call.wanted.as_ref().map(|_| &mut reply[..]),
+        args,
+        reply: call.wanted.as_ref().map(|_| reply),
         reply_len: 0,
     };
-    let before = clock::stopwatch();
+    let before = watch.map(|_| clock::stopwatch());
     let status = running.run(&mut view);
-    if let Some(node) = watch {
+    if let (Some(node), Some(before)) = (watch, before) {
         let micros = before.elapsed().as_micros_ceil().unsigned_abs();
         if running.took(node.id(), micros, node.limits().short_warn_us) {
             node.handlers.slow.inc();
@@ -234,12 +267,17 @@ pub(crate) fn run_in(
     // Whoever has the reply may take it that the handler does not run any more, and its module can go.
     drop(running);
     let needed = view.reply_len;
-    if call.wanted.is_some() && needed > room {
-        call.reply(Outcome::ReplyTooLong, status, needed, KVVec::new(), via);
+    let (outcome, bytes) = if call.wanted.is_some() && needed > room {
+        (Outcome::ReplyTooLong, Payload::Few(&[]))
+    } else if many.is_empty() {
+        (Outcome::Ran, Payload::Few(&few[..needed.min(room)]))
+    } else if needed <= FEW {
+        (Outcome::Ran, Payload::Few(&many[..needed]))
     } else {
-        reply.truncate(needed);
-        call.reply(Outcome::Ran, status, needed, reply, via);
-    }
+        many.truncate(needed);
+        (Outcome::Ran, Payload::Many(many))
+    };
+    call.reply(outcome, status, needed, bytes, via);
 }
 
 /// Drops a call that will not be run, because the node is stopping.
@@ -311,8 +349,8 @@ impl Node {
         let outgoing = Outgoing::new(session, header, args)?;
         let cost = call_cost(len, reply_max);
         self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
-        let answer = call.wait(timeout.left(started))?;
-        judge(answer, reply)
+        let (answer, len) = call.wait(timeout.left(started), reply)?;
+        judge(answer, len)
     }
 
     /// Checks what a call would need to be carried. Returns the length of its arguments, and the
@@ -326,11 +364,12 @@ impl Node {
         Ok((args as u32, session))
     }
 
+    #[inline(always)]
     fn place_call(
         &self,
         dst: NodeId,
         cost: u64,
-        call: Outgoing,
+        call: Outgoing<'_>,
         urgency: Urgency,
         timeout: Timeout,
     ) -> Result {
@@ -352,32 +391,31 @@ impl Node {
 }
 
 /// A call to be placed, with all the memory that it needs.
-struct Outgoing {
+struct Outgoing<'a> {
     session: Arc<Session>,
     header: Header,
-    args: KVVec<u8>,
+    args: Payload<'a>,
     frame: Blank,
 }
 
-impl Outgoing {
-    fn new(session: Arc<Session>, header: Header, args: &[u8]) -> Result<Self> {
+impl<'a> Outgoing<'a> {
+    #[inline(always)]
+    fn new(session: Arc<Session>, header: Header, args: &'a [u8]) -> Result<Self> {
         Ok(Self {
             session,
             header,
-            args: copied(args)?,
+            args: Payload::of(args)?,
             frame: Blank::new(GFP_KERNEL)?,
         })
     }
 }
 
-/// Tells the caller of a synchronous call what its reply means.
-fn judge(answer: Reply, reply: &mut [u8]) -> Result<Success, Failure> {
+/// Tells the caller of a synchronous call what its reply, of which he has got `len` bytes, means.
+fn judge(answer: Reply, len: usize) -> Result<Success, Failure> {
     let error = match answer.outcome {
         Outcome::Ran if answer.status < 0 => EREMOTEIO,
         Outcome::Ran => {
-            // The other side knows how much room there is; if it does not keep to that, cut it off.
-            let len = answer.bytes.len().min(reply.len());
-            reply[..len].copy_from_slice(&answer.bytes[..len]);
+            // The other side knows how much room there is; if it does not keep to that, it is cut off.
             return Ok(Success {
                 status: answer.status,
                 len,
@@ -390,8 +428,6 @@ fn judge(answer: Reply, reply: &mut [u8]) -> Result<Success, Failure> {
         Outcome::Stopping => ESHUTDOWN,
     };
     // A handler that failed may have said more about it.
-    let len = answer.bytes.len().min(reply.len());
-    reply[..len].copy_from_slice(&answer.bytes[..len]);
     Err(Failure {
         error,
         status: answer.status,

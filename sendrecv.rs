@@ -17,8 +17,8 @@ use crate::conn::credit::{
     Lane, //
 };
 use crate::conn::frame::{
-    copied,
     Header, //
+    Payload,
 };
 use crate::conn::peer::{
     Charge,
@@ -410,7 +410,7 @@ impl Node {
             .ok()
             .filter(|&len| len <= session.bounds.message)
             .ok_or(EMSGSIZE)?;
-        let bytes = copied(buf)?;
+        let bytes = Payload::of(buf)?;
         let frame = Blank::new(GFP_KERNEL)?;
         let cost = message_cost(len);
         let is_listener = self.queues.is_listener();

@@ -545,6 +545,37 @@ impl Assembler {
     }
 }
 
+/// So many bytes are few: whoever keeps them does so in place, without memory of their own.
+pub(crate) const FEW: usize = 128;
+
+/// The payload of a frame, on its way to whoever keeps it.
+pub(crate) enum Payload<'a> {
+    /// At most [`FEW`] bytes, to be copied.
+    Few(&'a [u8]),
+    /// Any number.
+    Many(KVVec<u8>),
+}
+
+impl<'a> Payload<'a> {
+    /// Of these bytes, which are copied now if they are many.
+    #[inline]
+    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self> {
+        Ok(if bytes.len() <= FEW {
+            Payload::Few(bytes)
+        } else {
+            Payload::Many(copied(bytes)?)
+        })
+    }
+
+    /// Its length.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::Few(bytes) => bytes.len(),
+            Payload::Many(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// All that a header says.
 pub(crate) fn parse(
     bytes: &[u8; HEADER_LEN],

@@ -160,13 +160,16 @@ impl Outbox {
 #[kunit_tests(kccm_outbox)]
 mod tests {
     use super::super::frame::tests::Random;
-    use super::super::frame::Header;
+    use super::super::frame::{
+        Header,
+        Payload, //
+    };
     use super::super::tx::Blank;
     use super::*;
 
     fn frame() -> Result<ListArc<OutFrame>> {
         let header = Header::Message { tag: 0, len: 0 };
-        Ok(Blank::new(GFP_KERNEL)?.fill(header, KVVec::new(), None, None))
+        Ok(Blank::new(GFP_KERNEL)?.fill(header, Payload::Few(&[]), None, None))
     }
 
     /// An outbox into which so many frames were pushed.

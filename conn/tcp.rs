@@ -121,8 +121,12 @@ impl Within for Upcalled<'_> {
         self.is_empty()
     }
 
-    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
-        self.take(skip, len, to)
+    fn take(&self, skip: usize, to: &mut [u8]) -> Result {
+        self.take(skip, to)
+    }
+
+    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+        self.take_many(skip, len, to)
     }
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {

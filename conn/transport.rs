@@ -36,9 +36,12 @@ pub(crate) trait Within {
     /// Whether nothing has come in.
     fn is_empty(&self) -> bool;
 
-    /// Throws `skip` bytes away and appends the next `len` to `to`, which has room for them. As many
-    /// are there. On an error the stream is of no more use.
-    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result;
+    /// Throws `skip` bytes away and takes the next ones to `to`. As many are there. On an error the
+    /// stream is of no more use.
+    fn take(&self, skip: usize, to: &mut [u8]) -> Result;
+
+    /// The same, to the end of `to`, which has room for `len` more.
+    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result;
 
     /// [`Link::send`].
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;

@@ -21,6 +21,8 @@ use super::credit::Lane;
 use super::frame::{
     Header,
     Numbers,
+    Payload,
+    FEW,
     HEADER_LEN, //
 };
 use super::inbox::Inbox;
@@ -70,7 +72,10 @@ pub(crate) struct OutFrame {
     seq: Atomic<u64>,
     /// What it acknowledges, as it was when it was last given to a connection.
     ack: Atomic<u64>,
-    payload: KVVec<u8>,
+    /// The payload: its length, and few bytes in place.
+    len: usize,
+    few: [u8; FEW],
+    many: KVVec<u8>,
     /// What is released when it is no longer needed: for a reply, its call.
     _charge: Option<Charge>,
     /// For others, the room that they take.
@@ -96,44 +101,45 @@ impl Blank {
     }
 
     /// The frame. `charge`, `kept`: what is given back when it is no longer needed.
+    #[inline]
     pub(crate) fn fill(
         self,
         header: Header,
-        payload: KVVec<u8>,
+        payload: Payload<'_>,
         charge: Option<Charge>,
         kept: Option<Kept>,
     ) -> ListArc<OutFrame> {
-        let frame = self
-            .0
-            .pin_init_with(OutFrame::init(header, payload, charge, kept));
+        let len = payload.len();
+        let (few, many) = match payload {
+            Payload::Few(bytes) => (bytes, KVVec::new()),
+            Payload::Many(bytes) => (&[][..], bytes),
+        };
+        let frame = self.0.pin_init_with(pin_init!(OutFrame {
+            header,
+            seq: Atomic::new(0),
+            ack: Atomic::new(0),
+            len,
+            few: [0; FEW],
+            many,
+            _charge: charge,
+            kept,
+            links <- ListLinks::new(),
+        }));
         match frame {
-            Ok(frame) => ListArc::from(frame),
+            Ok(mut frame) => {
+                // In place: moving them there would cost more than they do.
+                frame.as_mut().project().few[..few.len()].copy_from_slice(few);
+                ListArc::from(frame)
+            }
             Err(never) => match never {},
         }
     }
 }
 
 impl OutFrame {
-    fn init(
-        header: Header,
-        payload: KVVec<u8>,
-        charge: Option<Charge>,
-        kept: Option<Kept>,
-    ) -> impl PinInit<Self> {
-        pin_init!(Self {
-            header,
-            seq: Atomic::new(0),
-            ack: Atomic::new(0),
-            payload,
-            _charge: charge,
-            kept,
-            links <- ListLinks::new(),
-        })
-    }
-
     /// A control frame.
     pub(crate) fn control(header: Header) -> Result<ListArc<Self>> {
-        Ok(Blank::new(GFP_KERNEL)?.fill(header, KVVec::new(), None, None))
+        Ok(Blank::new(GFP_KERNEL)?.fill(header, Payload::Few(&[]), None, None))
     }
 
     /// Its number, 0 if it has none.
@@ -147,7 +153,15 @@ impl OutFrame {
     }
 
     fn len(&self) -> usize {
-        HEADER_LEN + self.payload.len()
+        HEADER_LEN + self.len
+    }
+
+    fn payload(&self) -> &[u8] {
+        if self.many.is_empty() {
+            &self.few[..self.len]
+        } else {
+            &self.many
+        }
     }
 
     fn header(&self) -> [u8; HEADER_LEN] {
@@ -391,7 +405,7 @@ impl Batch {
         let mut n = 0;
         let mut skip = self.offset;
         for (frame, header) in frames.iter().flatten().zip(&headers) {
-            for part in [&header[..], &frame.payload[..]] {
+            for part in [&header[..], frame.payload()] {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 if skipped < part.len() && n < BUFS {

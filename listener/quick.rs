@@ -27,6 +27,8 @@ use crate::conn::credit::{
 use crate::conn::frame;
 use crate::conn::frame::{
     Header,
+    Payload,
+    FEW,
     HEADER_LEN, //
 };
 use crate::conn::inbox::Due;
@@ -45,6 +47,7 @@ use crate::rcall;
 use crate::rcall::handlers::Running;
 use crate::rcall::{
     Incoming,
+    Room,
     Wanted, //
 };
 use kernel::prelude::*;
@@ -131,16 +134,21 @@ impl Upcall<'_> {
                 needed,
                 len,
             } => {
-                let bytes = self.payload(len)?;
-                let bytes = self.take(numbers, bytes, len)?;
                 let reply = rcall::Reply {
                     outcome,
                     status,
                     needed,
-                    bytes,
                 };
-                self.delivered(numbers.seq, len as usize);
-                self.node.calls.complete(self.peer.id, id, reply);
+                let len = len as usize;
+                let mut few = [0; FEW];
+                let bytes = if len <= FEW {
+                    self.take(numbers, &mut few[..len])?;
+                    Payload::Few(&few[..len])
+                } else {
+                    Payload::Many(self.take_many(numbers, len)?)
+                };
+                self.delivered(numbers.seq, len);
+                self.node.calls.complete(self.peer.id, id, reply, bytes);
             }
             Header::Call { func, len } => {
                 let running = self.node.handlers.begin_softirq(func, len as usize)?;
@@ -163,10 +171,10 @@ impl Upcall<'_> {
             Header::Credit { lane, limit } => {
                 // Later grants say all that this one does, so it can be handed over twice.
                 self.peer.granted(lane, limit).ok()?;
-                self.take(numbers, KVVec::new(), 0)?;
+                self.take(numbers, &mut [])?;
             }
             Header::Ping { answer: false } => {
-                self.take(numbers, KVVec::new(), 0)?;
+                self.take(numbers, &mut [])?;
             }
             Header::Ping { answer: true } | Header::Message { .. } | Header::Bye(_) => return None,
         }
@@ -183,19 +191,30 @@ impl Upcall<'_> {
         reply_max: u32,
         wanted: Option<Wanted>,
     ) -> Option<()> {
-        let args = self.payload(len)?;
-        let room = KVVec::from_elem(0, reply_max as usize, self.via().flags()).ok()?;
+        let room = Room::new(reply_max as usize, self.via().flags()).ok()?;
         let session = self.conn.session()?.clone();
         let cost = call_cost(len, reply_max);
         let charge = self.peer.charge(Lane::Calls, cost).ok()?;
-        let Some(args) = self.take(numbers, args, len) else {
+        let len = len as usize;
+        let mut few = [0; FEW];
+        let mut many = KVVec::new();
+        let args = if len <= FEW {
+            let args = &mut few[..len];
+            self.take(numbers, args).map(|()| &*args)
+        } else {
+            self.take_many(numbers, len).map(|bytes| {
+                many = bytes;
+                &many[..]
+            })
+        };
+        let Some(args) = args else {
             charge.cancel();
             return None;
         };
         self.peer.stats.rx_rcalls.inc();
-        let call = Incoming::new(session, func, args, wanted, charge);
-        self.delivered(numbers.seq, len as usize);
-        rcall::run_in(call, running, room, Some(self.node), self.via());
+        let call = Incoming::new(session, func, KVVec::new(), wanted, charge);
+        self.delivered(numbers.seq, len);
+        rcall::run_in(call, args, running, room, Some(self.node), self.via());
         Some(())
     }
 
@@ -203,24 +222,33 @@ impl Upcall<'_> {
         Via::Upcall(self.conn, self.link)
     }
 
-    /// Room for a payload.
-    fn payload(&self, len: u32) -> Option<KVVec<u8>> {
-        KVVec::with_capacity(len as usize, self.via().flags()).ok()
+    /// Judges the numbers of the frame that is next, and takes it, with its payload.
+    fn take(&self, numbers: frame::Numbers, to: &mut [u8]) -> Option<()> {
+        self.judge(numbers)?;
+        self.taken(self.link.take(HEADER_LEN, to), to.len())
     }
 
-    /// Judges the numbers of the frame that is next, and takes it. Returns its payload in `room`.
-    fn take(&self, numbers: frame::Numbers, mut room: KVVec<u8>, len: u32) -> Option<KVVec<u8>> {
-        let session = self.conn.session()?;
-        // What makes no sense, or came before, is the listener's to see to: it finds the same.
-        if !session.receive(numbers).ok()? {
-            return None;
-        }
-        if self.link.take(HEADER_LEN, len as usize, &mut room).is_err() {
+    /// The same for a payload that is long.
+    fn take_many(&self, numbers: frame::Numbers, len: usize) -> Option<KVVec<u8>> {
+        let mut bytes = KVVec::with_capacity(len, self.via().flags()).ok()?;
+        self.judge(numbers)?;
+        self.taken(self.link.take_many(HEADER_LEN, len, &mut bytes), len)?;
+        Some(bytes)
+    }
+
+    /// What makes no sense, or came before, is the listener's to see to: it finds the same.
+    fn judge(&self, numbers: frame::Numbers) -> Option<()> {
+        let is_next = self.conn.session()?.receive(numbers).ok()?;
+        is_next.then_some(())
+    }
+
+    fn taken(&self, result: Result, len: usize) -> Option<()> {
+        if result.is_err() {
             self.conn.spoil();
             return None;
         }
-        self.peer.stats.rx_bytes.add(len.into());
-        Some(room)
+        self.peer.stats.rx_bytes.add(len as u64);
+        Some(())
     }
 
     fn delivered(&self, seq: u64, len: usize) {

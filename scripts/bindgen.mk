@@ -31,5 +31,5 @@ quiet_cmd_kccm_bindgen = BINDGEN $@
 		--no-doc-comments --enable-function-attribute-detection \
 		--allowlist-function 'kccm_.*' --allowlist-type 'kccm_.*' \
 		--allowlist-var 'KCCM_.*' \
-		--blocklist-type '(kvec|module|net|sock|socket|spinlock|spinlock_t)' \
+		--blocklist-type '(completion|kvec|module|net|sock|socket|spinlock|spinlock_t)' \
 		-o $@ -- $(kccm_bindgen_flags)

@@ -4,6 +4,7 @@
  * sock fields each.  Nothing is decided here.
  */
 #include <linux/bottom_half.h>
+#include <linux/completion.h>
 #include <linux/nsproxy.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
@@ -288,6 +289,11 @@ bool kccm_spin_trylock_bh(spinlock_t *lock)
 void kccm_spin_unlock_bh(spinlock_t *lock)
 {
 	spin_unlock_bh(lock);
+}
+
+void kccm_completion_rearm(struct completion *completion)
+{
+	reinit_completion(completion);
 }
 
 /* Whether softirqs are being served or held off: nothing may sleep. */

@@ -11,6 +11,7 @@
 
 #include "ao.h"
 
+struct completion;
 struct net;
 struct sock;
 struct socket;
@@ -55,6 +56,8 @@ bool kccm_upcall_ended(const struct sock *sk);
 void kccm_spin_lock_bh(spinlock_t *lock);
 bool kccm_spin_trylock_bh(spinlock_t *lock);
 void kccm_spin_unlock_bh(spinlock_t *lock);
+
+void kccm_completion_rearm(struct completion *completion);
 
 bool kccm_in_softirq(void);
 void kccm_bh_disable(void);

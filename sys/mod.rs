@@ -29,6 +29,7 @@ pub(crate) mod wait;
 #[allow(unreachable_pub)]
 mod helpers {
     use kernel::bindings::{
+        completion,
         kvec,
         net,
         sock,

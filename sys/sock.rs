@@ -152,25 +152,18 @@ impl Socket {
     ///
     /// Returns how many bytes that was; `EAGAIN` if none, and then [`Upcall::writable`] follows.
     pub(crate) fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
-        if bufs.len() <= 2 {
-            // Most frames go alone: a header and a payload.
-            self.send_some::<2>(bufs, more)
-        } else {
-            self.send_some::<MAX_BUFS>(bufs, more)
-        }
-    }
-
-    fn send_some<const BUFS: usize>(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
-        let (mut vec, n, total) = gather::<BUFS>(bufs);
         let mut msg = bindings::msghdr {
             msg_flags: SEND_FLAGS | if more { bindings::MSG_MORE } else { 0 },
             ..Default::default()
         };
-        // SAFETY: The socket is valid; the vector describes `bufs`, which are only read, and outlives
-        // the call, during which TCP copies them.
-        let sent =
-            unsafe { bindings::kernel_sendmsg(self.0, &mut msg, vec.as_mut_ptr(), n, total) };
-        count(sent)
+        let send = |vec: &mut [bindings::kvec], total| {
+            // SAFETY: The socket is valid; the vector describes `bufs`, which are only read, and
+            // outlives the call, during which TCP copies them.
+            unsafe {
+                bindings::kernel_sendmsg(self.0, &mut msg, vec.as_mut_ptr(), vec.len(), total)
+            }
+        };
+        count(gathered(bufs, send))
     }
 
     /// Receives into `buf`. Returns how many bytes; 0 at the end of the stream; `EAGAIN` when there
@@ -520,9 +513,22 @@ impl Upcalled<'_> {
         unsafe { helpers::kccm_upcall_empty(self.0) }
     }
 
-    /// Takes what has come in: throws `skip` bytes away and appends `len` bytes to `to`, which has room
-    /// for them. As many must be there. On an error the stream is of no more use.
-    pub(crate) fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+    /// Takes what has come in: throws `skip` bytes away and puts those that follow in `to`. As many must
+    /// be there. On an error the stream is of no more use.
+    pub(crate) fn take(&self, skip: usize, to: &mut [u8]) -> Result {
+        // SAFETY: The socket is in its upcall; `to` is ours to write.
+        to_result(unsafe {
+            helpers::kccm_upcall_take(
+                self.0,
+                skip as c_uint,
+                to.as_mut_ptr().cast(),
+                to.len() as c_uint,
+            )
+        })
+    }
+
+    /// The same, with `len` bytes, to the end of `to`, which has room for them.
+    pub(crate) fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
         let room = to.spare_capacity_mut();
         if room.len() < len {
             return Err(EINVAL);
@@ -543,12 +549,20 @@ impl Upcalled<'_> {
 
     /// [`Socket::send`], from here.
     pub(crate) fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
-        let (mut vec, n, total) = gather::<MAX_BUFS>(bufs);
-        // SAFETY: The socket is in its upcall; the vector describes `bufs`, which are only read, and
-        // outlives the call, during which TCP copies them.
-        count(unsafe {
-            helpers::kccm_upcall_send(self.0, vec.as_mut_ptr(), n as c_uint, total as c_uint, more)
-        })
+        let send = |vec: &mut [bindings::kvec], total| {
+            // SAFETY: The socket is in its upcall; the vector describes `bufs`, which are only read, and
+            // outlives the call, during which TCP copies them.
+            unsafe {
+                helpers::kccm_upcall_send(
+                    self.0,
+                    vec.as_mut_ptr(),
+                    vec.len() as c_uint,
+                    total as c_uint,
+                    more,
+                )
+            }
+        };
+        count(gathered(bufs, send))
     }
 
     /// Whether the other side has ended its stream, or there was an error.
@@ -558,9 +572,21 @@ impl Upcalled<'_> {
     }
 }
 
-/// Describes the first `BUFS` of some buffers, which are only to be read. Returns how many they are,
-/// and their length.
-fn gather<const BUFS: usize>(bufs: &[&[u8]]) -> ([bindings::kvec; BUFS], usize, usize) {
+/// Has `send` called with a description of the first [`MAX_BUFS`] of some buffers, which are only to be
+/// read, and their length.
+fn gathered(bufs: &[&[u8]], send: impl FnOnce(&mut [bindings::kvec], usize) -> c_int) -> c_int {
+    if bufs.len() <= 2 {
+        // Most frames go alone: a header and a payload.
+        gathered_in::<2>(bufs, send)
+    } else {
+        gathered_in::<MAX_BUFS>(bufs, send)
+    }
+}
+
+fn gathered_in<const BUFS: usize>(
+    bufs: &[&[u8]],
+    send: impl FnOnce(&mut [bindings::kvec], usize) -> c_int,
+) -> c_int {
     let mut vec = [bindings::kvec::default(); BUFS];
     let mut total = 0;
     let bufs = &bufs[..bufs.len().min(BUFS)];
@@ -569,7 +595,7 @@ fn gather<const BUFS: usize>(bufs: &[&[u8]]) -> ([bindings::kvec; BUFS], usize, 
         v.iov_len = buf.len();
         total += buf.len();
     }
-    (vec, bufs.len(), total)
+    send(&mut vec[..bufs.len()], total)
 }
 
 /// A byte count or an error.

@@ -178,6 +178,12 @@ impl OneShot {
         unsafe { bindings::wait_for_completion(self.completion.get()) };
     }
 
+    /// Makes it as if it had not happened. Nobody waits for it or lets it happen meanwhile.
+    pub(crate) fn rearm(&self) {
+        // SAFETY: The completion is initialised.
+        unsafe { helpers::kccm_completion_rearm(self.completion.get()) };
+    }
+
     /// Waits for it. Returns `EAGAIN`, `ETIMEDOUT` or, when the task was killed, `EINTR`.
     pub(crate) fn wait(&self, timeout: Timeout) -> Result {
         let jiffies = match timeout {
