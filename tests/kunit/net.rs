@@ -675,8 +675,12 @@ impl Within for GatedWithin<'_> {
         self.link.is_empty()
     }
 
-    fn take(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
-        self.link.take(skip, len, to)
+    fn take(&self, skip: usize, to: &mut [u8]) -> Result {
+        self.link.take(skip, to)
+    }
+
+    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
+        self.link.take_many(skip, len, to)
     }
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
@@ -979,7 +983,8 @@ impl Trap {
         let mut caught = Err(EAGAIN);
         eventually(|| {
             caught = self.port.accept();
-            !matches!(caught, Err(EAGAIN))
+            // One that has gone again already, on a busy machine, is as good as none.
+            !matches!(caught, Err(EAGAIN | ENOTCONN))
         })?;
         let (link, _) = caught.here()?;
         Ok(Client::over(link))
