@@ -36,7 +36,7 @@ use crate::conn::frame::{
     Bye,
     Frame,
     Header,
-    Payload,
+    Received,
     Stop,
     FEW, //
 };
@@ -829,9 +829,9 @@ impl Listener<'_> {
                     needed,
                 };
                 let bytes = if len as usize <= FEW {
-                    Payload::Few(&frame.payload)
+                    Received::Few(&frame.payload)
                 } else {
-                    Payload::Many(frame.payload)
+                    Received::Many(frame.payload)
                 };
                 self.delivered(session, seq, len as usize);
                 self.node.calls.complete(peer.id, id, reply, bytes);

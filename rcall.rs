@@ -31,13 +31,14 @@ use crate::conn::credit::{
 use crate::conn::frame::{
     Header,
     Outcome,
-    Payload,
     FEW, //
 };
 use crate::conn::peer::Charge;
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
+    Payload,
+    Store,
     Urgency,
     Via,
     SMALL_SHARE, //
@@ -201,7 +202,7 @@ pub(crate) enum Room {
     /// Few bytes, at hand.
     Few(usize),
     /// Any number.
-    Many(KVVec<u8>),
+    Many(Store),
 }
 
 impl Room {
@@ -210,7 +211,7 @@ impl Room {
         Ok(if len <= FEW {
             Room::Few(len)
         } else {
-            Room::Many(KVVec::from_elem(0, len, flags)?)
+            Room::Many(Store::zeroed(len, flags)?)
         })
     }
 }
@@ -240,13 +241,10 @@ pub(crate) fn run_in(
         return;
     }
     let mut few = [0; FEW];
-    let mut many = KVVec::new();
+    let mut many = None;
     let reply = match room {
         Room::Few(len) => &mut few[..len],
-        Room::Many(bytes) => {
-            many = bytes;
-            &mut many[..]
-        }
+        Room::Many(store) => many.insert(store).as_mut_slice(),
     };
     let room = reply.len();
     let mut view = Call {
@@ -269,13 +267,11 @@ pub(crate) fn run_in(
     let needed = view.reply_len;
     let (outcome, bytes) = if call.wanted.is_some() && needed > room {
         (Outcome::ReplyTooLong, Payload::Few(&[]))
-    } else if many.is_empty() {
-        (Outcome::Ran, Payload::Few(&few[..needed.min(room)]))
-    } else if needed <= FEW {
-        (Outcome::Ran, Payload::Few(&many[..needed]))
+    } else if let Some(mut store) = many {
+        store.truncate(needed);
+        (Outcome::Ran, Payload::Many(store))
     } else {
-        many.truncate(needed);
-        (Outcome::Ran, Payload::Many(many))
+        (Outcome::Ran, Payload::Few(&few[..needed.min(room)]))
     };
     call.reply(outcome, status, needed, bytes, via);
 }

@@ -16,10 +16,7 @@ use crate::conn::credit::{
     message_cost,
     Lane, //
 };
-use crate::conn::frame::{
-    Header, //
-    Payload,
-};
+use crate::conn::frame::Header;
 use crate::conn::peer::{
     Charge,
     Counter, //
@@ -27,6 +24,7 @@ use crate::conn::peer::{
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
+    Payload,
     Urgency,
     Via, //
 };

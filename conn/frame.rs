@@ -548,30 +548,20 @@ impl Assembler {
 /// So many bytes are few: whoever keeps them does so in place, without memory of their own.
 pub(crate) const FEW: usize = 128;
 
-/// The payload of a frame, on its way to whoever keeps it.
-pub(crate) enum Payload<'a> {
+/// A payload that has come in, on its way to whoever keeps it.
+pub(crate) enum Received<'a> {
     /// At most [`FEW`] bytes, to be copied.
     Few(&'a [u8]),
     /// Any number.
     Many(KVVec<u8>),
 }
 
-impl<'a> Payload<'a> {
-    /// Of these bytes, which are copied now if they are many.
-    #[inline]
-    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self> {
-        Ok(if bytes.len() <= FEW {
-            Payload::Few(bytes)
-        } else {
-            Payload::Many(copied(bytes)?)
-        })
-    }
-
+impl Received<'_> {
     /// Its length.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Payload::Few(bytes) => bytes.len(),
-            Payload::Many(bytes) => bytes.len(),
+            Received::Few(bytes) => bytes.len(),
+            Received::Many(bytes) => bytes.len(),
         }
     }
 }

@@ -160,11 +160,11 @@ impl Outbox {
 #[kunit_tests(kccm_outbox)]
 mod tests {
     use super::super::frame::tests::Random;
-    use super::super::frame::{
-        Header,
+    use super::super::frame::Header;
+    use super::super::tx::{
+        Blank,
         Payload, //
     };
-    use super::super::tx::Blank;
     use super::*;
 
     fn frame() -> Result<ListArc<OutFrame>> {

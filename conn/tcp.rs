@@ -16,6 +16,7 @@ use super::transport::{
     Within, //
 };
 use crate::sys::net::Net;
+use crate::sys::pages::Part;
 use crate::sys::sock::{
     HookedSocket,
     Socket,
@@ -133,6 +134,10 @@ impl Within for Upcalled<'_> {
         self.send(bufs, more)
     }
 
+    fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        self.splice(parts, more)
+    }
+
     fn ended(&self) -> bool {
         self.ended()
     }
@@ -159,6 +164,10 @@ impl Link for TcpLink {
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         self.socket.send(bufs, more)
+    }
+
+    fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        self.socket.splice(parts, more)
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<usize> {

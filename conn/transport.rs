@@ -10,6 +10,7 @@ use super::ao::Ids;
 use super::frame::HEADER_LEN;
 use crate::config::KeyName;
 use crate::sys::clock::Millis;
+use crate::sys::pages::Part;
 use crate::sys::sock::Dropped;
 use core::net::SocketAddr;
 use kernel::prelude::*;
@@ -46,6 +47,11 @@ pub(crate) trait Within {
     /// [`Link::send`].
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;
 
+    /// [`Link::splice`].
+    fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        copy(parts, |bufs| self.send(bufs, more))
+    }
+
     /// Whether the stream has ended, as far as can be told from here.
     fn ended(&self) -> bool;
 }
@@ -64,6 +70,11 @@ pub(crate) trait Link: Send + Sync {
     /// Sends as much of `bufs`, one after the other, as there is room for; returns how much. `more`:
     /// what follows at once may go with the end of this.
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;
+
+    /// The same for bytes in pages that are not written to any more, which need not be copied.
+    fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        copy(parts, |bufs| self.send(bufs, more))
+    }
 
     /// Receives into `buf`; returns how much, 0 at the end of the stream.
     fn recv(&self, buf: &mut [u8]) -> Result<usize>;
@@ -134,6 +145,17 @@ pub(crate) trait Guard: Send + Sync {
     /// The numbers of all keys that any socket has.
     #[cfg(KCCM_KUNIT)]
     fn held(&self) -> Ids;
+}
+
+/// Sends parts of pages as any other bytes.
+fn copy(parts: &[Part<'_>], send: impl FnOnce(&[&[u8]]) -> Result<usize>) -> Result<usize> {
+    let mut bufs: [&[u8]; MAX_BUFS] = [&[]; MAX_BUFS];
+    let mut n = 0;
+    for (buf, part) in bufs.iter_mut().zip(parts) {
+        *buf = part.bytes();
+        n += 1;
+    }
+    send(&bufs[..n])
 }
 
 /// How many buffers one [`Link::send`] takes.

@@ -19,9 +19,9 @@
 
 use super::credit::Lane;
 use super::frame::{
+    copied,
     Header,
     Numbers,
-    Payload,
     FEW,
     HEADER_LEN, //
 };
@@ -45,6 +45,10 @@ use crate::sys::lock::{
     SpinLockBh,
     SpinLockBhGuard, //
 };
+use crate::sys::pages::{
+    Pages,
+    Part, //
+};
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::Flags;
 use kernel::list::{
@@ -65,6 +69,91 @@ use kernel::sync::{
     UniqueArc, //
 };
 
+/// From this length on a payload is kept in pages of its own, which need not be copied to be sent: less
+/// is copied sooner than pages are counted.
+const PAGES_FROM: usize = 16 << 10;
+
+/// A payload that is kept with its frame.
+pub(crate) enum Store {
+    /// In memory of any kind.
+    Heap(KVVec<u8>),
+    /// In pages.
+    Pages(Pages),
+}
+
+impl Store {
+    /// A copy of some bytes. Process context.
+    fn copied(bytes: &[u8]) -> Result<Self> {
+        if bytes.len() >= PAGES_FROM {
+            if let Ok(pages) = Pages::copied(bytes, GFP_KERNEL) {
+                return Ok(Store::Pages(pages));
+            }
+        }
+        Ok(Store::Heap(copied(bytes)?))
+    }
+
+    /// So many zero bytes, to be written.
+    pub(crate) fn zeroed(len: usize, flags: Flags) -> Result<Self> {
+        if len >= PAGES_FROM {
+            if let Ok(pages) = Pages::zeroed(len, flags) {
+                return Ok(Store::Pages(pages));
+            }
+        }
+        Ok(Store::Heap(KVVec::from_elem(0, len, flags)?))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Store::Heap(bytes) => bytes.len(),
+            Store::Pages(pages) => pages.len(),
+        }
+    }
+
+    /// The bytes of one that was made by [`Store::zeroed`].
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Store::Heap(bytes) => &mut bytes[..],
+            Store::Pages(pages) => pages.as_mut_slice().unwrap_or(&mut []),
+        }
+    }
+
+    /// Only the first `len` bytes.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        match self {
+            Store::Heap(bytes) => bytes.truncate(len),
+            Store::Pages(pages) => pages.truncate(len),
+        }
+    }
+}
+
+/// A payload on its way into a frame.
+pub(crate) enum Payload<'a> {
+    /// At most [`FEW`] bytes, to be copied.
+    Few(&'a [u8]),
+    /// Any number.
+    Many(Store),
+}
+
+impl<'a> Payload<'a> {
+    /// Of these bytes, which are copied now if they are many. Process context.
+    #[inline]
+    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self> {
+        Ok(if bytes.len() <= FEW {
+            Payload::Few(bytes)
+        } else {
+            Payload::Many(Store::copied(bytes)?)
+        })
+    }
+
+    /// Its length.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::Few(bytes) => bytes.len(),
+            Payload::Many(store) => store.len(),
+        }
+    }
+}
+
 /// A frame on its way out.
 #[pin_data]
 pub(crate) struct OutFrame {
@@ -75,7 +164,7 @@ pub(crate) struct OutFrame {
     /// The payload: its length, and few bytes in place.
     len: usize,
     few: [u8; FEW],
-    many: KVVec<u8>,
+    many: Store,
     /// What is released when it is no longer needed: for a reply, its call.
     _charge: Option<Charge>,
     /// For others, the room that they take.
@@ -111,7 +200,7 @@ impl Blank {
     ) -> ListArc<OutFrame> {
         let len = payload.len();
         let (few, many) = match payload {
-            Payload::Few(bytes) => (bytes, KVVec::new()),
+            Payload::Few(bytes) => (bytes, Store::Heap(KVVec::new())),
             Payload::Many(bytes) => (&[][..], bytes),
         };
         let frame = self.0.pin_init_with(pin_init!(OutFrame {
@@ -156,11 +245,20 @@ impl OutFrame {
         HEADER_LEN + self.len
     }
 
+    /// The payload, but for what is in pages.
     fn payload(&self) -> &[u8] {
-        if self.many.is_empty() {
-            &self.few[..self.len]
-        } else {
-            &self.many
+        match &self.many {
+            Store::Heap(bytes) if bytes.is_empty() => &self.few[..self.len],
+            Store::Heap(bytes) => bytes,
+            Store::Pages(_) => &[],
+        }
+    }
+
+    /// What of it is in pages.
+    fn pages(&self) -> Option<&Pages> {
+        match &self.many {
+            Store::Heap(_) => None,
+            Store::Pages(pages) => Some(pages),
         }
     }
 
@@ -224,6 +322,20 @@ impl Via<'_> {
             Via::Thread => GFP_KERNEL,
             // The listener tries again, and waits if it must.
             Via::Upcall(..) => GFP_NOWAIT | __GFP_NOWARN,
+        }
+    }
+
+    fn send(&self, conn: &Conn, bufs: &[&[u8]], more: bool) -> Result<usize> {
+        match self {
+            Via::Thread => conn.link().send(bufs, more),
+            Via::Upcall(_, link) => link.send(bufs, more),
+        }
+    }
+
+    fn splice(&self, conn: &Conn, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        match self {
+            Via::Thread => conn.link().splice(parts, more),
+            Via::Upcall(_, link) => link.splice(parts, more),
         }
     }
 }
@@ -375,31 +487,52 @@ impl Batch {
         }
     }
 
-    /// `more`: other frames follow at once.
-    fn send(
-        &self,
-        link: impl FnOnce(&[&[u8]], bool) -> Result<usize>,
-        more: bool,
-    ) -> Result<usize> {
+    /// Sends some of it. `more`: other frames follow at once.
+    fn send(&self, via: Via<'_>, conn: &Conn, more: bool) -> Result<usize> {
+        let first = self.frames.iter().next();
+        let pages = first.as_ref().and_then(|frame| frame.pages());
+        if let Some(pages) = pages.filter(|_| self.offset >= HEADER_LEN) {
+            return self.send_pages(pages, via, conn, more);
+        }
         if self.count == 1 {
             // Most frames go alone, and need not pay for the others' places.
-            self.send_some::<1, 2>(link, more)
+            self.send_some::<1, 2>(via, conn, more)
         } else {
-            self.send_some::<{ Self::MAX }, MAX_BUFS>(link, more)
+            self.send_some::<{ Self::MAX }, MAX_BUFS>(via, conn, more)
         }
     }
 
-    /// Sends the first `FRAMES` of them, two buffers each.
+    /// Sends pages of the first frame, whose header has gone.
+    fn send_pages(&self, pages: &Pages, via: Via<'_>, conn: &Conn, more: bool) -> Result<usize> {
+        let mut parts = [Part::default(); MAX_BUFS];
+        let (mut n, mut len) = (0, 0);
+        let skip = self.offset - HEADER_LEN;
+        for (to, part) in parts.iter_mut().zip(pages.parts(skip)) {
+            *to = part;
+            n += 1;
+            len += part.bytes().len();
+        }
+        let more = more || self.count > 1 || skip + len < pages.len();
+        via.splice(conn, &parts[..n], more)
+    }
+
+    /// Sends the first `FRAMES` of them, two buffers each, but no pages.
     fn send_some<const FRAMES: usize, const BUFS: usize>(
         &self,
-        link: impl FnOnce(&[&[u8]], bool) -> Result<usize>,
-        more: bool,
+        via: Via<'_>,
+        conn: &Conn,
+        mut more: bool,
     ) -> Result<usize> {
         let mut frames: [Option<ArcBorrow<'_, OutFrame>>; FRAMES] = [None; FRAMES];
         let mut headers = [[0; HEADER_LEN]; FRAMES];
         for ((slot, header), frame) in frames.iter_mut().zip(&mut headers).zip(self.frames.iter()) {
             *header = frame.header();
+            let last = frame.pages().is_some();
             *slot = Some(frame);
+            if last {
+                more = true;
+                break;
+            }
         }
         let mut bufs: [&[u8]; BUFS] = [&[]; BUFS];
         let mut n = 0;
@@ -414,7 +547,7 @@ impl Batch {
                 }
             }
         }
-        link(&bufs[..n], more)
+        via.send(conn, &bufs[..n], more)
     }
 
     /// `sent` bytes have gone. Moves what they complete to `whole`.
@@ -874,14 +1007,7 @@ impl<'a> Sending<'a> {
         let Some(conn) = &self.conn else {
             return;
         };
-        self.outcome = match self.via {
-            Via::Thread => self
-                .batch
-                .send(|bufs, more| conn.link().send(bufs, more), self.more),
-            Via::Upcall(_, link) => self
-                .batch
-                .send(|bufs, more| link.send(bufs, more), self.more),
-        };
+        self.outcome = self.batch.send(self.via, conn, self.more);
         if let Ok(n) = self.outcome {
             self.total += n;
             conn.note_sent();

@@ -27,7 +27,7 @@ use crate::conn::credit::{
 use crate::conn::frame;
 use crate::conn::frame::{
     Header,
-    Payload,
+    Received,
     FEW,
     HEADER_LEN, //
 };
@@ -143,9 +143,9 @@ impl Upcall<'_> {
                 let mut few = [0; FEW];
                 let bytes = if len <= FEW {
                     self.take(numbers, &mut few[..len])?;
-                    Payload::Few(&few[..len])
+                    Received::Few(&few[..len])
                 } else {
-                    Payload::Many(self.take_many(numbers, len)?)
+                    Received::Many(self.take_many(numbers, len)?)
                 };
                 self.delivered(numbers.seq, len);
                 self.node.calls.complete(self.peer.id, id, reply, bytes);

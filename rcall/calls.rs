@@ -5,7 +5,7 @@
 use crate::config::NodeId;
 use crate::conn::frame::{
     Outcome,
-    Payload,
+    Received,
     FEW, //
 };
 use crate::sys::lock::{
@@ -90,7 +90,7 @@ impl Waiter {
     }
 
     /// Ends the wait, unless it has ended. Any context.
-    fn complete(&self, result: Result<Reply>, bytes: Payload<'_>) {
+    fn complete(&self, result: Result<Reply>, bytes: Received<'_>) {
         let mut answer = self.answer.lock();
         if !matches!(answer.state, State::Waiting) {
             return;
@@ -101,8 +101,8 @@ impl Waiter {
         };
         answer.len = bytes.len();
         match bytes {
-            Payload::Few(bytes) => answer.few[..bytes.len()].copy_from_slice(bytes),
-            Payload::Many(bytes) => answer.many = bytes,
+            Received::Few(bytes) => answer.few[..bytes.len()].copy_from_slice(bytes),
+            Received::Many(bytes) => answer.many = bytes,
         }
         drop(answer);
         self.done.fire();
@@ -194,7 +194,7 @@ impl Calls {
     }
 
     /// A reply has come in from `source`. One that nobody waits for any more is dropped. Any context.
-    pub(crate) fn complete(&self, source: NodeId, id: u64, reply: Reply, bytes: Payload<'_>) {
+    pub(crate) fn complete(&self, source: NodeId, id: u64, reply: Reply, bytes: Received<'_>) {
         let table = self.table.lock();
         let found = table.waiting.get(&id).filter(|entry| entry.dst == source);
         let waiter = found.map(|entry| entry.waiter.clone());
@@ -219,7 +219,7 @@ impl Calls {
         while let Some((id, waiter)) = self.next_from(from, dst) {
             from = id + 1;
             if let Some(waiter) = waiter {
-                waiter.complete(Err(error), Payload::Few(&[]));
+                waiter.complete(Err(error), Received::Few(&[]));
             }
         }
     }

@@ -4,7 +4,10 @@
  * sock fields each.  Nothing is decided here.
  */
 #include <linux/bottom_half.h>
+#include <linux/bvec.h>
 #include <linux/completion.h>
+#include <linux/gfp.h>
+#include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
@@ -159,6 +162,35 @@ int kccm_sock_status(struct socket *sock)
 	}
 }
 
+/*
+ * A message of bytes that TCP refers to instead of copying them, at most
+ * KCCM_SPLICE_MAX pieces of pages that nobody writes to any more.
+ */
+static void prepare_splice(struct msghdr *msg, struct bio_vec *bvec,
+			   const struct kvec *vec, unsigned int n,
+			   unsigned int len, bool more)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		bvec_set_virt(&bvec[i], vec[i].iov_base, vec[i].iov_len);
+	iov_iter_bvec(&msg->msg_iter, ITER_SOURCE, bvec, n, len);
+	msg->msg_flags = MSG_SPLICE_PAGES | MSG_DONTWAIT | MSG_NOSIGNAL |
+			 (more ? MSG_MORE : 0);
+}
+
+int kccm_sock_splice(struct socket *sock, const struct kvec *vec,
+		     unsigned int n, unsigned int len, bool more)
+{
+	struct bio_vec bvec[KCCM_SPLICE_MAX];
+	struct msghdr msg = {};
+
+	if (n > ARRAY_SIZE(bvec))
+		return -EINVAL;
+	prepare_splice(&msg, bvec, vec, n, len, more);
+	return sock_sendmsg(sock, &msg);
+}
+
 /* Whether something has come in that nobody has received. */
 bool kccm_sock_unread(struct socket *sock)
 {
@@ -252,21 +284,41 @@ int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
 	return taking.skip || taking.len ? -EIO : 0;
 }
 
-/* Send as kernel_sendmsg() does with MSG_DONTWAIT; nothing here may sleep. */
+/* Nothing here may sleep. */
+static int upcall_sendmsg(struct sock *sk, struct msghdr *msg, unsigned int len)
+{
+	gfp_t allocation = sk->sk_allocation;
+	int ret;
+
+	sk->sk_allocation = GFP_ATOMIC;
+	ret = tcp_sendmsg_locked(sk, msg, len);
+	sk->sk_allocation = allocation;
+	return ret;
+}
+
+/* Send as kernel_sendmsg() does with MSG_DONTWAIT. */
 int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
 		     unsigned int len, bool more)
 {
 	struct msghdr msg = {
 		.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0),
 	};
-	gfp_t allocation = sk->sk_allocation;
-	int ret;
 
 	iov_iter_kvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
-	sk->sk_allocation = GFP_ATOMIC;
-	ret = tcp_sendmsg_locked(sk, &msg, len);
-	sk->sk_allocation = allocation;
-	return ret;
+	return upcall_sendmsg(sk, &msg, len);
+}
+
+/* Send as kccm_sock_splice() does. */
+int kccm_upcall_splice(struct sock *sk, const struct kvec *vec, unsigned int n,
+		       unsigned int len, bool more)
+{
+	struct bio_vec bvec[KCCM_SPLICE_MAX];
+	struct msghdr msg = {};
+
+	if (n > ARRAY_SIZE(bvec))
+		return -EINVAL;
+	prepare_splice(&msg, bvec, vec, n, len, more);
+	return upcall_sendmsg(sk, &msg, len);
 }
 
 /* Whether the other side has ended its stream, or there was an error. */
@@ -274,6 +326,23 @@ bool kccm_upcall_ended(const struct sock *sk)
 {
 	return sk->sk_state != TCP_ESTABLISHED || READ_ONCE(sk->sk_err) ||
 	       (READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN);
+}
+
+/*
+ * Memory that a packet may refer to, which goes when nobody does any more.
+ * Where there is no large block, whoever asks has another way.
+ */
+void *kccm_block_alloc(unsigned int order, bool wait)
+{
+	gfp_t gfp = (wait ? GFP_KERNEL : GFP_NOWAIT) | __GFP_COMP | __GFP_NOWARN;
+	struct page *page = alloc_pages(order ? gfp | __GFP_NORETRY : gfp, order);
+
+	return page ? page_address(page) : NULL;
+}
+
+void kccm_block_put(const void *start)
+{
+	put_page(virt_to_head_page(start));
 }
 
 void kccm_spin_lock_bh(spinlock_t *lock)

@@ -16,6 +16,9 @@ struct net;
 struct sock;
 struct socket;
 
+/* The most buffers that one of the functions that splice takes. */
+#define KCCM_SPLICE_MAX 32
+
 /*
  * A socket's upcalls.  They run in softirq context, or in process context with
  * bottom halves off, under the socket's sk_callback_lock: they must not sleep.
@@ -40,18 +43,25 @@ void kccm_sock_unhook_child(struct socket *sock,
 void kccm_sock_prepare(struct socket *sock);
 void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
+struct kvec;
+int kccm_sock_splice(struct socket *sock, const struct kvec *vec,
+		     unsigned int n, unsigned int len, bool more);
 bool kccm_sock_unread(struct socket *sock);
 bool kccm_sock_pending(struct socket *sock);
 
 /* Within the readable() upcall of a socket that is connected, and only there. */
-struct kvec;
 unsigned int kccm_upcall_peek(struct sock *sk, void *buf, unsigned int len);
 bool kccm_upcall_empty(const struct sock *sk);
 int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
 		     unsigned int len);
 int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
 		     unsigned int len, bool more);
+int kccm_upcall_splice(struct sock *sk, const struct kvec *vec, unsigned int n,
+		       unsigned int len, bool more);
 bool kccm_upcall_ended(const struct sock *sk);
+
+void *kccm_block_alloc(unsigned int order, bool wait);
+void kccm_block_put(const void *start);
 
 void kccm_spin_lock_bh(spinlock_t *lock);
 bool kccm_spin_trylock_bh(spinlock_t *lock);

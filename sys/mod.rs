@@ -15,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod net;
 pub(crate) mod noio;
 pub(crate) mod owner;
+pub(crate) mod pages;
 pub(crate) mod sock;
 pub(crate) mod thread;
 pub(crate) mod wait;

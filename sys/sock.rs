@@ -8,6 +8,7 @@
 use super::helpers;
 use super::keys::Secret;
 use super::net::Net;
+use super::pages::Part;
 use core::marker::PhantomData;
 use core::net::{
     Ipv4Addr,
@@ -52,6 +53,8 @@ const SEND_FLAGS: u32 = bindings::MSG_DONTWAIT | bindings::MSG_NOSIGNAL;
 
 /// Most buffers that one [`Socket::send`] takes.
 pub(crate) const MAX_BUFS: usize = 32;
+
+const _: () = assert!(MAX_BUFS <= helpers::KCCM_SPLICE_MAX as usize);
 
 impl Socket {
     /// Makes a TCP socket for addresses of the family of `like`, set up for KCCM's way of use:
@@ -164,6 +167,25 @@ impl Socket {
             }
         };
         count(gathered(bufs, send))
+    }
+
+    /// The same for bytes that are not written to any more, at most [`MAX_BUFS`] parts: TCP refers to
+    /// their pages instead of copying them.
+    pub(crate) fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        let send = |vec: &mut [bindings::kvec], total| {
+            // SAFETY: The socket is valid; the vector describes parts of pages, to which TCP takes
+            // references of its own.
+            unsafe {
+                helpers::kccm_sock_splice(
+                    self.0,
+                    vec.as_ptr(),
+                    vec.len() as c_uint,
+                    total as c_uint,
+                    more,
+                )
+            }
+        };
+        count(gathered_in::<MAX_BUFS>(parts.iter().map(Part::bytes), send))
     }
 
     /// Receives into `buf`. Returns how many bytes; 0 at the end of the stream; `EAGAIN` when there
@@ -565,6 +587,24 @@ impl Upcalled<'_> {
         count(gathered(bufs, send))
     }
 
+    /// [`Socket::splice`], from here.
+    pub(crate) fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
+        let send = |vec: &mut [bindings::kvec], total| {
+            // SAFETY: The socket is in its upcall; the vector describes parts of pages, to which TCP
+            // takes references of its own.
+            unsafe {
+                helpers::kccm_upcall_splice(
+                    self.0,
+                    vec.as_ptr(),
+                    vec.len() as c_uint,
+                    total as c_uint,
+                    more,
+                )
+            }
+        };
+        count(gathered_in::<MAX_BUFS>(parts.iter().map(Part::bytes), send))
+    }
+
     /// Whether the other side has ended its stream, or there was an error.
     pub(crate) fn ended(&self) -> bool {
         // SAFETY: The socket is in its upcall.
@@ -575,27 +615,28 @@ impl Upcalled<'_> {
 /// Has `send` called with a description of the first [`MAX_BUFS`] of some buffers, which are only to be
 /// read, and their length.
 fn gathered(bufs: &[&[u8]], send: impl FnOnce(&mut [bindings::kvec], usize) -> c_int) -> c_int {
+    let all = bufs.iter().copied();
     if bufs.len() <= 2 {
         // Most frames go alone: a header and a payload.
-        gathered_in::<2>(bufs, send)
+        gathered_in::<2>(all, send)
     } else {
-        gathered_in::<MAX_BUFS>(bufs, send)
+        gathered_in::<MAX_BUFS>(all, send)
     }
 }
 
-fn gathered_in<const BUFS: usize>(
-    bufs: &[&[u8]],
+fn gathered_in<'a, const BUFS: usize>(
+    bufs: impl Iterator<Item = &'a [u8]>,
     send: impl FnOnce(&mut [bindings::kvec], usize) -> c_int,
 ) -> c_int {
     let mut vec = [bindings::kvec::default(); BUFS];
-    let mut total = 0;
-    let bufs = &bufs[..bufs.len().min(BUFS)];
+    let (mut n, mut total) = (0, 0);
     for (v, buf) in vec.iter_mut().zip(bufs) {
         v.iov_base = buf.as_ptr().cast_mut().cast();
         v.iov_len = buf.len();
+        n += 1;
         total += buf.len();
     }
-    send(&mut vec[..bufs.len()], total)
+    send(&mut vec[..n], total)
 }
 
 /// A byte count or an error.

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bytes in pages of their own, which TCP can send without copying them.
+//!
+//! The pages belong to whoever made them, and to each packet that they are in, for as long as it takes:
+//! so they may go at any time, but must not be written to once they have been sent.
+//!
+//! C header: [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
+
+use super::helpers;
+use core::ptr::NonNull;
+use kernel::alloc::Flags;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+/// Some pages, one after the other.
+///
+/// # Invariants
+///
+/// `start` is the address of `size` bytes in a compound page that this has a reference to.
+struct Block {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: A block is memory, and its page's reference count is atomic.
+unsafe impl Send for Block {}
+// SAFETY: As above.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// The largest that is always worth trying (the kernel's PAGE_ALLOC_COSTLY_ORDER).
+    const USUAL_ORDER: u32 = 3;
+
+    /// Of `PAGE_SIZE << order` bytes, which anything may be in.
+    fn new(order: u32, flags: Flags) -> Result<Self> {
+        // SAFETY: If it may wait is what the caller says.
+        let start = unsafe { helpers::kccm_block_alloc(order, flags == GFP_KERNEL) };
+        // INVARIANT: It was allocated with that size, and one reference.
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+            size: PAGE_SIZE << order,
+        })
+    }
+
+    /// One for `len` bytes or, where that is too much to ask for, fewer.
+    fn for_some_of(len: usize, flags: Flags) -> Result<Self> {
+        for order in (0..=order_of(len).min(Self::USUAL_ORDER)).rev() {
+            if let Ok(block) = Self::new(order, flags) {
+                return Ok(block);
+            }
+        }
+        Err(ENOMEM)
+    }
+
+    /// Copies as many of these bytes as there is room for to the start. Returns how many.
+    fn fill(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.size);
+        // SAFETY: There is room for `n` bytes, by the invariant, and they cannot overlap.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr(), n) };
+        n
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant there is this reference to it.
+        unsafe { helpers::kccm_block_put(self.start.as_ptr().cast()) };
+    }
+}
+
+/// The order of a block for so many bytes.
+fn order_of(len: usize) -> u32 {
+    len.div_ceil(PAGE_SIZE)
+        .max(1)
+        .next_power_of_two()
+        .trailing_zeros()
+}
+
+/// Bytes in pages.
+///
+/// # Invariants
+///
+/// The blocks have `len` bytes in all, at least, and those have been written.
+pub(crate) struct Pages {
+    blocks: KVec<Block>,
+    len: usize,
+}
+
+impl Pages {
+    /// A copy of some bytes. Any context that `flags` allow.
+    pub(crate) fn copied(mut bytes: &[u8], flags: Flags) -> Result<Self> {
+        let len = bytes.len();
+        let mut blocks = KVec::new();
+        while !bytes.is_empty() {
+            let mut block = Block::for_some_of(bytes.len(), flags)?;
+            bytes = &bytes[block.fill(bytes)..];
+            blocks.push(block, flags)?;
+        }
+        // INVARIANT: All have been written.
+        Ok(Self { blocks, len })
+    }
+
+    /// So many zero bytes, one after the other in memory.
+    pub(crate) fn zeroed(len: usize, flags: Flags) -> Result<Self> {
+        let block = Block::new(order_of(len), flags)?;
+        // SAFETY: The block has at least `len` bytes.
+        unsafe { block.start.as_ptr().write_bytes(0, len) };
+        let mut blocks = KVec::new();
+        blocks.push(block, flags)?;
+        // INVARIANT: All have been written.
+        Ok(Self { blocks, len })
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Only the first `len` of them.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The bytes, if they are one after the other in memory.
+    pub(crate) fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
+        let [block] = &mut self.blocks[..] else {
+            return None;
+        };
+        // SAFETY: By the invariants it has at least so many bytes, which have been written; nobody else
+        // writes to them, as `self` is borrowed mutably.
+        Some(unsafe { core::slice::from_raw_parts_mut(block.start.as_ptr(), self.len) })
+    }
+
+    /// The bytes behind the first `skip` of them, in as many parts as there are in memory.
+    pub(crate) fn parts(&self, skip: usize) -> impl Iterator<Item = Part<'_>> {
+        let mut start = 0;
+        self.blocks.iter().filter_map(move |block| {
+            let from = skip.saturating_sub(start).min(block.size);
+            let to = (self.len - start.min(self.len)).min(block.size);
+            start += block.size;
+            if from >= to {
+                return None;
+            }
+            // SAFETY: By the invariants these bytes are there, and have been written.
+            Some(Part(unsafe {
+                core::slice::from_raw_parts(block.start.as_ptr().add(from), to - from)
+            }))
+        })
+    }
+}
+
+/// Bytes in pages, one after the other in memory.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Part<'a>(&'a [u8]);
+
+impl<'a> Part<'a> {
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+#[cfg(KCCM_KUNIT)]
+#[kunit_tests(kccm_pages)]
+mod tests {
+    use super::*;
+
+    fn bytes(len: usize) -> Result<KVVec<u8>> {
+        let mut bytes = KVVec::from_elem(0, len, GFP_KERNEL)?;
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = (i * 7 + i / 251) as u8;
+        }
+        Ok(bytes)
+    }
+
+    #[test]
+    fn parts_are_all_there_is() -> Result {
+        for len in [1, 4095, 4096, 4097, 20_000, 32_768, 32_769, 200_000] {
+            let bytes = bytes(len)?;
+            let pages = Pages::copied(&bytes, GFP_KERNEL)?;
+            assert_eq!(pages.len(), len);
+            for skip in [0, 1, 4096, 32_767, 32_768, len - 1, len] {
+                let mut rest = bytes.get(skip..).unwrap_or(&[]);
+                for part in pages.parts(skip) {
+                    let (these, others) = rest.split_at(part.bytes().len());
+                    assert!(!these.is_empty() && part.bytes() == these);
+                    rest = others;
+                }
+                assert!(rest.is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn zeroed_bytes_can_be_written() -> Result {
+        for len in [1, 5000, 65_536] {
+            let mut pages = Pages::zeroed(len, GFP_KERNEL)?;
+            let slice = pages.as_mut_slice().ok_or(EINVAL)?;
+            assert!(slice.len() == len && slice.iter().all(|&byte| byte == 0));
+            slice.copy_from_slice(&bytes(len)?);
+            pages.truncate(len / 2);
+            let shown: usize = pages.parts(0).map(|part| part.bytes().len()).sum();
+            assert_eq!(shown, len / 2);
+        }
+        Ok(())
+    }
+}
