@@ -19,6 +19,8 @@ usage() {
 Usage: scripts/setup.sh [OPTIONS]
 
   --sanitize K    also build the sanitised kernel K: memory or locks
+  --bench         also build the kernels of the benchmark, for QEMU and of
+                  user-mode Linux, and install what it needs
   --kdir DIR      use this kernel build tree instead of building one
   --tools         packages, Rust and bindgen only, no kernel
   --model         only what \`make model\` needs
@@ -32,7 +34,7 @@ END
 }
 
 # Options
-sanitized='' given_kdir='' tools_only='' model_only='' update=''
+sanitized='' bench='' given_kdir='' tools_only='' model_only='' update=''
 
 # os_release <name>: a field of the system's description.
 os_release() {
@@ -51,6 +53,8 @@ packages=(
 	qemu-system-x86 busybox-static iproute2 keyutils
 	ca-certificates debian-archive-keyring
 )
+# What the benchmark needs besides: what draws its plots, and ONC RPC.
+bench_packages=(python3-matplotlib libtirpc-dev rpcsvc-proto pkg-config)
 # What is taken where the machine has none of its own: Debian 12 has its new
 # Rust under other names, and only an old bindgen.
 rust_packages=(rustc rust-src rustfmt rust-clippy cargo)
@@ -205,6 +209,7 @@ removed_by() {
 
 check_packages() {
 	local wanted=("${packages[@]}")
+	[ -z "$bench" ] || wanted+=("${bench_packages[@]}")
 	step_title="packages"
 	step_hint="see whether \`apt-get update\` and \`apt-get install\` work on this machine, then run this again"
 	if ! command -v dpkg-query >/dev/null; then
@@ -239,10 +244,15 @@ missing_names() {
 
 # check_commands: for another distribution, what to install is only named.
 check_commands() {
-	local command lacking=()
-	for command in make gcc flex bison bc cpio depmod rsync xz perl qemu-system-x86_64 busybox ip tc; do
+	local command lacking=() commands=(make gcc flex bison bc cpio depmod rsync xz perl qemu-system-x86_64 busybox ip tc)
+	[ -z "$bench" ] || commands+=(rpcgen tipc pkg-config)
+	for command in "${commands[@]}"; do
 		command -v "$command" >/dev/null || lacking+=("$command")
 	done
+	if [ -n "$bench" ]; then
+		/usr/bin/python3 -c 'import matplotlib' 2>/dev/null || lacking+=("matplotlib for /usr/bin/python3")
+		pkg-config --exists libtirpc || lacking+=("the development files of libtirpc")
+	fi
 	/usr/bin/python3 -c 'import rich, pytest' 2>/dev/null || lacking+=("/usr/bin/python3 with rich and pytest")
 	if ! llvm_version=$(installed_llvm) || ! fuzzer_of "$llvm_version"; then
 		lacking+=("LLVM 17 or newer in /usr/lib/llvm-<version>, with compiler-rt")
@@ -574,7 +584,7 @@ complete=.kccm-complete
 keep_days=30
 
 # How many lines kbuild prints for each, about: only the progress needs it.
-declare -A kernel_lines=([base]=2170 [memory]=2250 [locks]=2250)
+declare -A kernel_lines=([base]=2170 [memory]=2250 [locks]=2250 [bench]=2600 [uml]=1600)
 
 # kernel_dir <flavour>: named by all that decides what is in it.
 kernel_dir() {
@@ -583,7 +593,7 @@ kernel_dir() {
 		{
 			basename "$kernel_source"
 			"$rust_bin/rustc" --version
-			"$llvm_bin/clang" --version | head -n 1
+			"$compiler" --version | head -n 1
 			"$bindgen" --version
 			grep -h CONFIG_ "${fragments[@]}"
 		} | sha256sum | cut -c1-12
@@ -591,16 +601,28 @@ kernel_dir() {
 	echo "$KCCM_CACHE/kernel-$kernel_version-$1-$hash"
 }
 
-# set_flavour <flavour>: sets fragments and kernel.
+# set_flavour <flavour>: sets fragments, kernel, image (what of it is booted, and
+# the name of that in env.sh), and what it is built with.
 set_flavour() {
+	local base=$KCCM_ROOT/scripts/kernel/base.config
 	flavour=$1
-	fragments=("$KCCM_ROOT/scripts/kernel/base.config")
-	[ "$flavour" = base ] || fragments+=("$KCCM_ROOT/scripts/kernel/$flavour.config")
+	fragments=("$KCCM_ROOT/scripts/kernel/$flavour.config")
+	kernel_arch=x86_64 kernel_llvm=$llvm_bin/ compiler=$llvm_bin/clang
+	image=arch/x86/boot/bzImage image_name=BZIMAGE
+	case $flavour in
+	base) ;;
+	uml)
+		# Built with clang, it does not survive its first process.
+		kernel_arch=um kernel_llvm='' compiler=gcc
+		image=linux image_name=LINUX
+		;;
+	*) fragments=("$base" "${fragments[@]}") ;;
+	esac
 	kernel=$(kernel_dir "$flavour")
 }
 
 kernel_complete() {
-	[ -f "$kernel/$complete" ] && [ -f "$kernel/arch/x86/boot/bzImage" ] && [ -f "$kernel/Module.symvers" ]
+	[ -f "$kernel/$complete" ] && [ -f "$kernel/$image" ] && [ -f "$kernel/Module.symvers" ]
 }
 
 check_kernel() {
@@ -610,26 +632,30 @@ check_kernel() {
 Run this again: it goes on where it stopped (to begin afresh, delete $kernel)"
 	kernel_complete || return 1
 	kdir=$kernel
-	bzimage=$kernel/arch/x86/boot/bzImage
+	bzimage=$kernel/$image
 	touch "$kernel/$complete"
 }
 
-check_sanitized_kernel() {
-	set_flavour "$sanitized"
-	step_title="kernel with sanitizers ($sanitized) $kernel_version"
+check_other_kernel() {
+	set_flavour "$other"
+	case $other in
+	bench) step_title="kernel for the benchmark $kernel_version" ;;
+	uml) step_title="user-mode Linux $kernel_version" ;;
+	*) step_title="kernel with sanitizers ($other) $kernel_version" ;;
+	esac
 	step_hint="the log tells what kbuild stopped at; about 2 GB must be free in $KCCM_CACHE.
 Run this again: it goes on where it stopped (to begin afresh, delete $kernel)"
 	kernel_complete || return 1
 	touch "$kernel/$complete"
 }
 
-# sanitized_results: adds those of these kernels that there are to results.
-sanitized_results() {
+# other_results: adds those of these kernels that there are to results.
+other_results() {
 	local name
-	for name in memory locks; do
+	for name in memory locks bench uml; do
 		set_flavour "$name"
 		if kernel_complete; then
-			results+=("KCCM_KDIR_${name^^}=$kernel" "KCCM_BZIMAGE_${name^^}=$kernel/arch/x86/boot/bzImage")
+			results+=("KCCM_KDIR_${name^^}=$kernel" "KCCM_${image_name}_${name^^}=$kernel/$image")
 		fi
 	done
 }
@@ -645,11 +671,11 @@ do_kernel() {
 			echo "deleting $(dirname "$stale"): not asked for in $keep_days days"
 			rm -rf "$(dirname "$stale")"
 		done
-	"$KCCM_ROOT/scripts/kernel/build.sh" "$kernel_source" "$kernel" "$llvm_bin/" "${fragments[@]}"
+	"$KCCM_ROOT/scripts/kernel/build.sh" "$kernel_arch" "$kernel_source" "$kernel" "$kernel_llvm" "${fragments[@]}"
 	touch "$kernel/$complete"
 }
 
-do_sanitized_kernel() {
+do_other_kernel() {
 	do_kernel
 }
 
@@ -662,7 +688,7 @@ describe_kernel() {
 	grep '^  [A-Z]' "$1" | tail -n 1 | tr -s ' '
 }
 
-describe_sanitized_kernel() {
+describe_other_kernel() {
 	describe_kernel "$1"
 }
 
@@ -720,6 +746,7 @@ parse_options() {
 			esac
 			shift
 			;;
+		--bench) bench=yes ;;
 		--kdir)
 			[ $# -ge 2 ] || die "--kdir needs a directory"
 			given_kdir=$2
@@ -739,6 +766,8 @@ parse_options() {
 		esac
 		shift
 	done
+	[ -z "$bench" ] || [ -z "$given_kdir" ] ||
+		die "The benchmark measures on kernels of its own: --bench and --kdir do not go together."
 }
 
 # check_machine: what no installing could mend.
@@ -757,7 +786,7 @@ check_machine() {
 }
 
 main() {
-	local results
+	local results other others=()
 
 	parse_options "$@"
 	check_machine
@@ -788,8 +817,9 @@ main() {
 	elif [ -n "$given_kdir" ]; then
 		steps_total=4
 	else
-		steps_total=5
-		[ -z "$sanitized" ] || steps_total=6
+		[ -z "$sanitized" ] || others+=("$sanitized")
+		[ -z "$bench" ] || others+=(bench uml)
+		steps_total=$((5 + ${#others[@]}))
 	fi
 
 	step packages packages
@@ -810,12 +840,14 @@ main() {
 		else
 			step source kernel-source
 			step kernel kernel
-			[ -z "$sanitized" ] || step sanitized_kernel "kernel-$sanitized"
+			for other in "${others[@]}"; do
+				step other_kernel "kernel-$other"
+			done
 		fi
 		results+=("KCCM_KDIR=$kdir" "KCCM_BZIMAGE=$bzimage")
 		if [ -z "$given_kdir" ]; then
 			results+=("KCCM_LLVM=$llvm_bin/")
-			sanitized_results
+			other_results
 		fi
 		write_env "${results[@]}"
 	fi

@@ -3,7 +3,9 @@
 #
 # build.sh: configures and builds one test kernel.
 #
-#   build.sh SOURCE OUTPUT LLVM FRAGMENT...
+#   build.sh ARCH SOURCE OUTPUT LLVM FRAGMENT...
+#
+# ARCH is x86_64 or um; LLVM is the directory of clang, or empty for gcc.
 #
 # The configuration is tinyconfig with the fragments merged over it. Where an
 # option of theirs did not take effect, nothing is built: a kernel that lacks
@@ -11,17 +13,21 @@
 
 set -euo pipefail
 
-[ $# -ge 4 ] || {
-	echo "usage: build.sh SOURCE OUTPUT LLVM FRAGMENT..." >&2
+[ $# -ge 5 ] || {
+	echo "usage: build.sh ARCH SOURCE OUTPUT LLVM FRAGMENT..." >&2
 	exit 2
 }
-source=$1
-output=$2
-llvm=$3
-shift 3
+arch=$1
+source=$2
+output=$3
+llvm=$4
+shift 4
+
+image=bzImage
+[ "$arch" != um ] || image=linux
 
 kbuild() {
-	make -C "$source" O="$output" LLVM="$llvm" "$@"
+	make -C "$source" O="$output" ARCH="$arch" LLVM="$llvm" "$@"
 }
 
 # verify <fragment>...: every line of the fragments, a later one winning over
@@ -72,4 +78,4 @@ if ! wrong=$(verify "$@"); then
 	exit 1
 fi
 
-kbuild -j"$(nproc)" bzImage modules
+kbuild -j"$(nproc)" "$image" modules

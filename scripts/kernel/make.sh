@@ -43,7 +43,9 @@ if [ -f "$KCCM_BUILD/env.sh" ]; then
 	own=$(
 		# shellcheck source=/dev/null
 		. "$KCCM_BUILD/env.sh"
-		printf '%s\n%s\n' "${KCCM_KDIR:-}" "${KCCM_KDIR_DEBUG:-}"
+		for name in "${!KCCM_KDIR@}"; do
+			echo "${!name}"
+		done
 	)
 	if grep -qxF -- "$kdir" <<<"$own"; then
 		# shellcheck source=/dev/null
@@ -110,4 +112,8 @@ case " ${LLVM+set} $* " in
 *" set "* | *" LLVM="*) llvm=() ;;
 esac
 
-exec "${MAKE:-make}" -C "$kdir" M="$KCCM_ROOT" "${llvm[@]}" "$@"
+# So it must of user-mode Linux.
+arch=()
+[ "$(option UML)" != y ] || arch=(ARCH=um)
+
+exec "${MAKE:-make}" -C "$kdir" M="$KCCM_ROOT" "${arch[@]}" "${llvm[@]}" "$@"

@@ -7,7 +7,8 @@
 #
 # PURPOSE is base, for the guests: in the checkout, as `make` does; or another,
 # each in a copy of its own so that it does not mix with those: memory and locks,
-# for guests with sanitised kernels, in build/<PURPOSE>; clippy; doc, for build/doc.
+# for guests with sanitised kernels, in build/<PURPOSE>; bench and uml, for the
+# benchmark's guests, in build/<PURPOSE>-tree; clippy; doc, for build/doc.
 
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -34,6 +35,13 @@ memory | locks)
 	kdir=${!kdir_name:-}
 	[ -n "$kdir" ] || die "There is no such kernel." "Build it:  scripts/setup.sh --sanitize $purpose"
 	;;
+bench | uml)
+	title="modules for the benchmark ($purpose)"
+	copy=$KCCM_BUILD/$purpose-tree
+	kdir_name=KCCM_KDIR_${purpose^^}
+	kdir=${!kdir_name:-}
+	[ -n "$kdir" ] || die "There is no such kernel." "Build it:  scripts/setup.sh --bench"
+	;;
 clippy)
 	title="clippy"
 	copy=$KCCM_BUILD/clippy
@@ -49,7 +57,7 @@ doc)
 	[ -e "$KCCM_BUILD/doc/index.html" ] || rm -rf "$copy"
 	;;
 *)
-	die "There is no purpose $purpose: it must be base, memory, locks, clippy or doc."
+	die "There is no purpose $purpose: it must be base, memory, locks, bench, uml, clippy or doc."
 	;;
 esac
 [ -z "$copy" ] || arguments+=(M="$copy")
