@@ -44,6 +44,24 @@ debian_id=$(os_release ID)
 debian_release="$debian_id $(os_release VERSION_ID)"
 codename=$(os_release VERSION_CODENAME)
 
+# lock_cache <file>: has one set-up at a time do what the file stands for. What a
+# killed one left running holds the lock until it ends. A lock from before is
+# given back: nobody waits for one while holding another.
+lock=
+lock_cache() {
+	unlock_cache
+	exec {lock}>"$KCCM_CACHE/$1"
+	if ! flock -n "$lock"; then
+		echo "Another set-up is at work on $KCCM_CACHE; waiting for it to end."
+		flock "$lock"
+	fi
+}
+
+unlock_cache() {
+	[ -z "$lock" ] || exec {lock}>&-
+	lock=
+}
+
 # ---------------------------------------------------------------------------
 # Packages
 
@@ -661,11 +679,14 @@ other_results() {
 }
 
 prepare_kernel() {
+	lock_cache ".lock-${kernel##*/}"
 	echo "A kernel is built once, in 5 to 15 minutes, and kept in $KCCM_CACHE."
 }
 
 do_kernel() {
 	local stale
+	# Another set-up may have made it by now.
+	! kernel_complete || return 0
 	find "$KCCM_CACHE" -maxdepth 2 -path "*/kernel-*/$complete" -mtime +"$keep_days" |
 		while read -r stale; do
 			echo "deleting $(dirname "$stale"): not asked for in $keep_days days"
@@ -673,6 +694,10 @@ do_kernel() {
 		done
 	"$KCCM_ROOT/scripts/kernel/build.sh" "$kernel_arch" "$kernel_source" "$kernel" "$kernel_llvm" "${fragments[@]}"
 	touch "$kernel/$complete"
+}
+
+prepare_other_kernel() {
+	prepare_kernel
 }
 
 do_other_kernel() {
@@ -801,12 +826,7 @@ main() {
 
 	own_build
 	mkdir -p "$KCCM_CACHE" "$KCCM_LOGS"
-	# One at a time. What a killed one left running holds the lock until it ends.
-	exec {lock}>"$KCCM_CACHE/.lock"
-	if ! flock -n "$lock"; then
-		echo "Another set-up is at work on $KCCM_CACHE; waiting for it to end."
-		flock "$lock"
-	fi
+	lock_cache .lock-tools
 
 	if [ -n "$model_only" ]; then
 		step model model
@@ -839,6 +859,8 @@ main() {
 			step given_kernel kernel
 		else
 			step source kernel-source
+			# Each kernel has a lock of its own, so that nobody waits for another's.
+			unlock_cache
 			step kernel kernel
 			for other in "${others[@]}"; do
 				step other_kernel "kernel-$other"
