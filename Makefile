@@ -61,6 +61,8 @@ demo: setup
 PHONY += test
 test: setup
 	@scripts/kernel/modules.sh '$(kernel)' $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@. build/env.sh && { [ -n "$(SANITIZE)" ] || [ -z "$$KCCM_KDIR_UML" ] || \
+		scripts/kernel/modules.sh uml $(verbose) KCCM_SAMPLES=1; }
 	@$(with_env) exec $(PYTHON) scripts/run_tests.py $(if $(ONLY),--only '$(ONLY)')
 
 PHONY += model

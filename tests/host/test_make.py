@@ -64,7 +64,7 @@ class Place:
         text = "".join(f"{name}={value}\n" for name, value in options.items())
         (self.kdir / "include/config/auto.conf").write_text(text)
         # In the place of kbuild.
-        rule = "%:\n\t@echo kbuild: $@, M=$(M), LLVM=$(LLVM), X=$(X)\n"
+        rule = "%:\n\t@echo kbuild: $@, M=$(M), LLVM=$(LLVM), X=$(X), ARCH=$(ARCH)\n"
         (self.kdir / "Makefile").write_text(rule)
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,6 +122,8 @@ def test_kbuild_is_called(place: Place) -> None:
     assert "LLVM=-42," in result.stdout
     place.configure(CONFIG_CC_IS_CLANG="")
     assert "LLVM=," in place.make(f"KDIR={place.kdir}").stdout
+    place.configure(CONFIG_CC_IS_CLANG="", CONFIG_UML="y")
+    assert "LLVM=, X=, ARCH=um" in place.make(f"KDIR={place.kdir}").stdout
 
 
 def test_no_build_tree(place: Place) -> None:
