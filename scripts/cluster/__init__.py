@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Clusters of QEMU guests for KCCM's demonstration and tests.
+"""Clusters of guests for KCCM's demonstration and tests.
 
     from cluster import Cluster
 
@@ -16,6 +16,8 @@ How the parts fit together::
        |            `-- Qmp       freeze and thaw
        `------- Switch ---- switchd process ---- each guest's eth0
 
+With user-mode Linux, flavour ``uml``, a Machine is a UmlMachine and QEMU is UML.
+
 All limits of time are multiplied by KCCM_TIMEOUT_SCALE; settings.py has the
 other variables.
 """
@@ -28,6 +30,7 @@ from .machine import Machine, MachineSpec, Unclean
 from .settings import HarnessError, flavour
 from .switch import Link, Switch
 from .switchd import Weather
+from .uml import UmlMachine
 
 __all__ = [
     "Cluster",
@@ -44,6 +47,7 @@ __all__ = [
     "MachineSpec",
     "Result",
     "Switch",
+    "UmlMachine",
     "Unclean",
     "Weather",
     "address",

@@ -17,6 +17,7 @@ from .machine import Machine, MachineSpec, assert_clean, assert_no_leaks, insmod
 from .rundir import RunDir
 from .settings import scaled
 from .switch import Switch
+from .uml import machine_for
 
 PORT = 7700
 SYSFS = "/sys/kernel/kccm"
@@ -67,7 +68,7 @@ class Cluster:
     ) -> None:
         self.name = name
         self.flavour = flavour or settings.flavour()
-        self.accel = accelerator(self.flavour.bzimage)
+        self.accel = "uml" if self.flavour.is_uml else accelerator(self.flavour.bzimage)
         self.image = Image.build(self.flavour.modules() if modules is None else modules, tools)
         self._run_dir = RunDir(name, parent)
         self._shared = shared
@@ -82,7 +83,7 @@ class Cluster:
             mtu=mtu,
             append=f"{self.flavour.append} {append}".strip(),
         )
-        self.machines = [Machine(self._node_spec(common, node)) for node in range(nodes)]
+        self.machines = [machine_for(self._node_spec(common, node)) for node in range(nodes)]
         self.switch = Switch(self.folder / "switch.log")
 
     def _node_spec(self, common: MachineSpec, node: int) -> MachineSpec:

@@ -187,3 +187,20 @@ def _module_depends(path: Path) -> list[str]:
     found = re.search(rb"\0depends=([\w,-]*)\0", path.read_bytes())
     names = found.group(1).decode() if found else ""
     return [name.replace("-", "_") for name in names.split(",") if name]
+
+
+def kernel_modules(kdir: Path, *names: str) -> list[Path]:
+    """The files of a kernel's own modules, such as ``tipc``, and of those that they need."""
+    listed = (kdir / "modules.order").read_text().split()
+    files = {Path(name).stem.replace("-", "_"): kdir / name for name in listed}
+    files = {name: path.with_suffix(".ko") for name, path in files.items()}
+    wanted = [name.replace("-", "_") for name in names]
+    found: dict[str, Path] = {}
+    while wanted:
+        name = wanted.pop()
+        if name not in files:
+            raise HarnessError(f"the kernel in {kdir} has no module {name}")
+        if name not in found:
+            found[name] = files[name]
+            wanted += _module_depends(files[name])
+    return list(found.values())

@@ -49,7 +49,8 @@ class MachineSpec:
     ``append`` is added to the kernel command line; ``kunit`` lets modules run
     KUnit suites (and the kernel its own, when it boots). ``shared`` is a file
     that the guest has as the memory of an ivshmem device: what it writes there
-    is in the file at once, and outlives it.
+    is in the file at once, and outlives it. ``accel`` is one of ACCELERATORS, or
+    ``uml`` where the kernel is user-mode Linux, see uml.py.
     """
 
     name: str
@@ -103,6 +104,8 @@ class Machine:
     ...     machine.run("uname -r").out
     """
 
+    process_name = "QEMU"
+
     def __init__(self, spec: MachineSpec) -> None:
         self.spec = spec
         self.name = spec.name
@@ -110,8 +113,8 @@ class Machine:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console = Console(self.folder / "console.log")
         self.console.path.write_bytes(b"")
-        self.qemu_log = self.folder / "qemu.log"
-        self.qemu_log.write_bytes(b"")
+        self.process_log = self.folder / f"{self.process_name.lower()}.log"
+        self.process_log.write_bytes(b"")
         self.frozen = False
         self.boot_mark = 0
         self._child: process.Child | None = None
@@ -127,23 +130,25 @@ class Machine:
     # Power.
 
     def boot(self, network: socket.socket | None = None) -> None:
-        """Start QEMU and return at once; ``network`` is one end of a packet socket."""
+        """Start the guest and return at once; ``network`` is one end of a packet socket."""
         if self.alive:
             raise HarnessError(f"{self.name} is running already")
         self.kill()  # closes what the last boot has left
         self.boot_mark = self.console.mark()
-        agent, agent_guest = socket.socketpair()
-        monitor, monitor_guest = socket.socketpair()
-        inherited = [agent_guest, monitor_guest] + ([network] if network else [])
-        numbers = [sock.fileno() for sock in inherited]
-        try:
-            self._child = process.spawn(self._arguments(*numbers), self.qemu_log, numbers)
-        finally:
-            agent_guest.close()
-            monitor_guest.close()
-        self._qmp = Qmp(monitor)
+        agent, theirs = socket.socketpair()
+        with theirs:
+            self._child = self._start(theirs.fileno(), network.fileno() if network else None)
         self._channel = Channel(agent, self.name, self._context)
         self.frozen = False
+
+    def _start(self, agent: int, network: int | None) -> process.Child:
+        """Start QEMU, with these ends of the command channel and of the cable."""
+        monitor, theirs = socket.socketpair()
+        with theirs:
+            numbers = [agent, theirs.fileno()] + ([network] if network is not None else [])
+            child = process.spawn(self._arguments(*numbers), self.process_log, numbers)
+        self._qmp = Qmp(monitor)
+        return child
 
     def _arguments(self, agent: int, monitor: int, network: int | None = None) -> list[str]:
         spec = self.spec
@@ -179,7 +184,7 @@ class Machine:
 
     @property
     def alive(self) -> bool:
-        """Whether the QEMU process exists."""
+        """Whether the guest's process exists."""
         return self._child is not None and self._child.poll() is None
 
     @property
@@ -189,18 +194,23 @@ class Machine:
 
     @property
     def pid(self) -> int | None:
-        """The process id of QEMU, while it is alive."""
+        """The id of the guest's process, while it is alive."""
         return self._child.pid if self._child and self.alive else None
 
     def kill(self) -> None:
-        """End QEMU without warning (SIGKILL), as a power failure would."""
-        if self._child and not process.kill(self._child):
-            raise HarnessError(f"{self.name}: QEMU (pid {self._child.pid}) survives SIGKILL")
+        """End the guest without warning (SIGKILL), as a power failure would."""
+        if self._child and not self._kill_process(self._child):
+            what = f"{self.process_name} (pid {self._child.pid})"
+            raise HarnessError(f"{self.name}: {what} survives SIGKILL")
         for connection in (self._channel, self._qmp):
             if connection:
                 connection.close()
         self._child, self._channel, self._qmp = None, None, None
         self.frozen = False
+
+    def _kill_process(self, child: process.Child) -> bool:
+        """SIGKILL the process; false if it survives that."""
+        return process.kill(child)
 
     def power_off(self, timeout: float = 15.0) -> None:
         """Have the guest switch itself off, and wait for its end."""
@@ -380,8 +390,8 @@ class Machine:
         notes = [f"  fault: {line}" for line in self.trouble(self.boot_mark)[:5]]
         if self.frozen:
             notes.append("  the guest is frozen")
-        if self.qemu_log.stat().st_size:
-            notes.append(f"  QEMU says: {self.qemu_log.read_text(errors='replace').strip()[-500:]}")
+        if said := self.process_log.read_text(errors="replace").strip():
+            notes.append(f"  {self.process_name} says: {said[-500:]}")
         return "\n".join([*notes, self.console.context()])
 
 

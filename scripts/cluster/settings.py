@@ -15,6 +15,11 @@ flavour     kernel                   modules
 ``locks``   ``KCCM_BZIMAGE_LOCKS``   ``KCCM_MODULE_DIR_LOCKS`` (default:
                                      build/locks)
 ``leaks``   that of ``locks``, with kmemleak switched on
+``bench``   ``KCCM_BZIMAGE_BENCH``   ``KCCM_MODULE_DIR_BENCH`` (default:
+                                     build/bench-tree)
+``uml``     ``KCCM_LINUX_UML``, user-mode Linux
+                                     ``KCCM_MODULE_DIR_UML`` (default:
+                                     build/uml-tree)
 ==========  =======================  ==========================================
 """
 
@@ -33,7 +38,7 @@ IMAGE_DIR = BUILD / "images"
 GUEST_INIT = TREE / "scripts" / "guest-init"
 
 # Modules are looked for in these places below a module directory.
-MODULE_FOLDERS = (".", "samples", "tests/kunit", "tests/api", "tests/torture")
+MODULE_FOLDERS = (".", "samples", "tests/kunit", "tests/api", "tests/torture", "tests/bench")
 
 
 class HarnessError(Exception):
@@ -42,7 +47,11 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Flavour:
-    """A test kernel, the modules built against it, and what it costs."""
+    """A test kernel, the modules built against it, and what it costs.
+
+    Of user-mode Linux ``bzimage`` is the program that it is. ``kdir`` is the
+    build tree of the kernel, where build/env.sh names it.
+    """
 
     name: str
     bzimage: Path
@@ -50,6 +59,12 @@ class Flavour:
     memory_mb: int
     timeout_scale: float
     append: str = ""  # to the kernel command line
+    kdir: Path | None = None
+
+    @property
+    def is_uml(self) -> bool:
+        """Whether the kernel is user-mode Linux."""
+        return self.name == "uml"
 
     def modules(self) -> list[Path]:
         """All modules of ours that were built against this kernel."""
@@ -81,6 +96,25 @@ _FLAVOURS = {
     "memory": _Cost("memory", 768, 4.0),
     "locks": _Cost("locks", 384, 3.0),
     "leaks": _Cost("locks", 512, 4.0, "kmemleak=on"),
+    "bench": _Cost("bench", 256, 1.0),
+    "uml": _Cost("uml", 128, 1.0),
+}
+
+
+# What makes each kernel, and where the modules for it are.
+_SETUP = {
+    "base": "scripts/setup.sh",
+    "memory": "scripts/setup.sh --sanitize memory",
+    "locks": "scripts/setup.sh --sanitize locks",
+    "bench": "scripts/setup.sh --bench",
+    "uml": "scripts/setup.sh --bench",
+}
+_MODULES = {
+    "base": TREE,
+    "memory": BUILD / "memory",
+    "locks": BUILD / "locks",
+    "bench": BUILD / "bench-tree",
+    "uml": BUILD / "uml-tree",
 }
 
 
@@ -115,23 +149,23 @@ def flavour(name: str | None = None) -> Flavour:
     """The flavour called ``name``, by default the one in KCCM_FLAVOUR."""
     name = name or variable("KCCM_FLAVOUR", "base")
     cost = _cost(name)
-    base = cost.kernel == "base"
-    suffix = "" if base else f"_{cost.kernel.upper()}"
-    bzimage = variable(f"KCCM_BZIMAGE{suffix}")
+    suffix = "" if cost.kernel == "base" else f"_{cost.kernel.upper()}"
+    image = f"KCCM_LINUX{suffix}" if cost.kernel == "uml" else f"KCCM_BZIMAGE{suffix}"
+    bzimage = variable(image)
     if not bzimage or not Path(bzimage).is_file():
         raise HarnessError(
-            f"no {cost.kernel} test kernel (KCCM_BZIMAGE{suffix}={bzimage or 'not set'}): run "
-            f"scripts/setup.sh{'' if base else f' --sanitize {cost.kernel}'}, "
-            "or set the variable to a bzImage"
+            f"no {cost.kernel} test kernel ({image}={bzimage or 'not set'}): run "
+            f"{_SETUP[cost.kernel]}, or set the variable to one"
         )
-    default_dir = TREE if base else BUILD / cost.kernel
+    kdir = variable(f"KCCM_KDIR{suffix}")
     return Flavour(
         name=name,
         bzimage=Path(bzimage),
-        module_dir=Path(variable(f"KCCM_MODULE_DIR{suffix}", str(default_dir))),
+        module_dir=Path(variable(f"KCCM_MODULE_DIR{suffix}", str(_MODULES[cost.kernel]))),
         memory_mb=cost.memory_mb,
         timeout_scale=cost.timeout_scale,
         append=cost.append,
+        kdir=Path(kdir) if kdir else None,
     )
 
 
