@@ -23,6 +23,8 @@ kccm_bindgen_skip := -mno-fp-ret-in-387 -mpreferred-stack-boundary=% \
 	-fdiagnostics-show-context=% --param=% --param asan-% -fno-isolate-erroneous-paths-dereference
 kccm_bindgen_flags = $(filter-out $(kccm_bindgen_skip), $(c_flags)) \
 	-fno-builtin -D__BINDGEN__ -DMODULE
+# gcc's warnings are no options of libclang's.
+kccm_bindgen_flags += $(if $(CONFIG_CC_IS_GCC),-w)
 
 quiet_cmd_kccm_bindgen = BINDGEN $@
       cmd_kccm_bindgen = \

@@ -112,8 +112,11 @@ case " ${LLVM+set} $* " in
 *" set "* | *" LLVM="*) llvm=() ;;
 esac
 
-# So it must of user-mode Linux.
+# So it must of user-mode Linux, which compiles Rust for a program (PIE), with a
+# table of addresses (GOT) that its loader of modules does not know. As with C,
+# modules may be far from what they call.
 arch=()
-[ "$(option UML)" != y ] || arch=(ARCH=um)
+[ "$(option UML)" != y ] ||
+	arch=(ARCH=um RUSTFLAGS_MODULE="-Crelocation-model=static -Ccode-model=large")
 
 exec "${MAKE:-make}" -C "$kdir" M="$KCCM_ROOT" "${arch[@]}" "${llvm[@]}" "$@"

@@ -84,7 +84,7 @@ def test_leaves_nothing(machine: UmlMachine) -> None:
 
 def test_panic_is_the_end(machine: UmlMachine) -> None:
     """A guest that panics ends, says why, and does not boot again."""
-    machine.spec = replace(machine.spec, append="rdinit=/nothing")
+    machine.spec = replace(machine.spec, append="rdinit=/nothing init=/nothing")
     machine.boot()
     machine.wait_dead()
     assert machine.panicked
