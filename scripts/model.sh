@@ -90,9 +90,11 @@ check() {
 	rm -rf "${results:?}/$name"
 	mkdir -p "$results/$name"
 	cd "$results/$name"
-	spin -a "${defines[@]}" "$model" >spin.log 2>&1 &&
-		gcc "$optimise" "${compile[@]}" -o pan pan.c >>spin.log 2>&1 &&
-		nice -n 10 ./pan "${run[@]}" >pan.log 2>&1 || true
+	{
+		spin -a "${defines[@]}" "$model" >spin.log 2>&1 &&
+			gcc "$optimise" "${compile[@]}" -o pan pan.c >>spin.log 2>&1 &&
+			nice -n 10 ./pan "${run[@]}" >pan.log 2>&1
+	} || true
 	if [ -f session.pml.trail ]; then
 		# Its steps in words, as session.pml prints them.
 		spin -T -k session.pml.trail "${defines[@]}" "$model" 2>&1 |

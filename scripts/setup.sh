@@ -9,7 +9,7 @@
 # PATH). What is large is kept in ${XDG_CACHE_HOME:-~/.cache}/kccm, and shared
 # by all checkouts.
 
-# shellcheck disable=SC2329 # step calls most functions by their names
+# shellcheck disable=SC2317,SC2329 # step calls most functions by their names
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 set -euo pipefail
@@ -586,8 +586,9 @@ do_source() {
 	fi
 
 	tarball=$(find "$KCCM_CACHE" -maxdepth 1 -name 'linux-7.3*.tar.*' | sort -V | tail -n 1)
-	[ -n "$tarball" ] && [ -n "$(tarball_name "$tarball")" ] ||
+	if [ -z "$tarball" ] || [ -z "$(tarball_name "$tarball")" ]; then
 		die "Debian's linux-source-7.3 is not to be had from this machine's mirror."
+	fi
 	echo "unpacking $tarball"
 	unpack_tarball "$tarball"
 }

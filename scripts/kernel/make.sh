@@ -54,10 +54,11 @@ if [ -f "$KCCM_BUILD/env.sh" ]; then
 fi
 
 config=$kdir/include/config/auto.conf
-[ -f "$config" ] && [ -f "$kdir/include/config/kernel.release" ] ||
+if [ ! -f "$config" ] || [ ! -f "$kdir/include/config/kernel.release" ]; then
 	die "$kdir is not a configured kernel build tree (it has no include/config/auto.conf)." \
 		"In a kernel source tree, configure and build first:  make olddefconfig && make" \
 		"${other_kdir[@]}"
+fi
 
 # option <name>: its value in the kernel's configuration, without quotes.
 option() {
