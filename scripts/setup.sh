@@ -603,7 +603,7 @@ complete=.kccm-complete
 keep_days=30
 
 # How many lines kbuild prints for each, about: only the progress needs it.
-declare -A kernel_lines=([base]=2170 [memory]=2250 [locks]=2250 [bench]=2600 [uml]=1180)
+declare -A kernel_lines=([base]=2170 [memory]=2250 [locks]=2250 [bench]=2310 [uml]=1180)
 
 # kernel_dir <flavour>: named by all that decides what is in it.
 kernel_dir() {
