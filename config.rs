@@ -148,7 +148,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// The module's defaults.
-    #[cfg(KCCM_KUNIT)]
+    #[cfg(any(KCCM_KUNIT, KCCM_BENCH))]
     pub(crate) const DEFAULT: Self = Self {
         max_message: 16 << 20,
         max_rcall: 1 << 20,

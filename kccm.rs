@@ -53,10 +53,10 @@
 //! [`sys::noio::Scope`], sockets allocate with `GFP_NOIO`. What KCCM does not allocate itself is the
 //! memory of a new thread: see [`rcall::pool`].
 
-// The suites use neither the exported functions nor sysfs.
-#![cfg_attr(KCCM_KUNIT, allow(dead_code))]
+// Neither the suites nor the benchmark use the exported functions or sysfs.
+#![cfg_attr(any(KCCM_KUNIT, KCCM_BENCH), allow(dead_code))]
 
-#[cfg(not(KCCM_KUNIT))]
+#[cfg(not(any(KCCM_KUNIT, KCCM_BENCH)))]
 mod api;
 mod config;
 mod conn;
@@ -67,18 +67,21 @@ mod rcall;
 mod recovery;
 mod sendrecv;
 mod sys;
-#[cfg(not(KCCM_KUNIT))]
+#[cfg(not(any(KCCM_KUNIT, KCCM_BENCH)))]
 mod sysfs;
 
-#[cfg(not(KCCM_KUNIT))]
+#[cfg(not(any(KCCM_KUNIT, KCCM_BENCH)))]
 mod module;
 #[cfg(KCCM_KUNIT)]
 #[path = "tests/kunit/mod.rs"]
 mod module;
+#[cfg(KCCM_BENCH)]
+#[path = "tests/bench/mod.rs"]
+mod module;
 
 use kernel::prelude::*;
 
-#[cfg(not(KCCM_KUNIT))]
+#[cfg(not(any(KCCM_KUNIT, KCCM_BENCH)))]
 module! {
     type: module::Module,
     name: "kccm",
@@ -155,5 +158,14 @@ module! {
     name: "kccm_kunit",
     authors: ["The KCCM maintainers"],
     description: "KUnit suites of KCCM",
+    license: "GPL",
+}
+
+#[cfg(KCCM_BENCH)]
+module! {
+    type: module::Module,
+    name: "kccm_bench",
+    authors: ["The KCCM maintainers"],
+    description: "KCCM measured against its peers",
     license: "GPL",
 }

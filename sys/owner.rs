@@ -15,7 +15,7 @@ unsafe impl Sync for Owner {}
 
 impl Owner {
     /// Code that is never unloaded before KCCM's own users are gone.
-    #[cfg(KCCM_KUNIT)]
+    #[cfg(any(KCCM_KUNIT, KCCM_BENCH))]
     pub(crate) const NONE: Self = Self(core::ptr::null_mut());
 
     /// Names the module.

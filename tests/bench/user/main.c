@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Measures a peer in user space, in the words of /dev/kccm_bench:
+ *
+ *	bench_... serve &		says "ready" when it is
+ *	bench_... call size=64 count=1000 [warm=100] [service_us=10]
+ *	bench_... inflight size=64 ms=1000 depth=8
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "main.h"
+
+#define MAX_DEPTH	256
+/* Of calls that many make at once, the last so many are looked at. */
+#define SAMPLES		(1 << 18)
+/* /proc/stat counts in hundredths of a second: a shorter while says too little. */
+#define LEAST_NS	500000000ull
+
+void die(const char *what)
+{
+	fprintf(stderr, "error: %s: %s\n", what,
+		errno ? strerror(errno) : "not as it should be");
+	exit(1);
+}
+
+void ready(void)
+{
+	puts("ready");
+	fflush(stdout);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+void busy_wait(uint32_t us)
+{
+	uint64_t end = us ? now_ns() + us * 1000ull : 0;
+
+	while (us && now_ns() < end)
+		;
+}
+
+static void *allocate(size_t count, size_t size)
+{
+	void *memory = calloc(count, size);
+
+	if (!memory)
+		die("memory");
+	return memory;
+}
+
+/* ---- A command's words. */
+
+static struct {
+	const char *name;
+	unsigned long value, max;
+} words[] = {
+	{ "size", 0, MAX_SIZE },
+	{ "count", 1000, 1000000 },
+	{ "warm", 0, 1000000 },
+	{ "service_us", 0, 1000000 },
+	{ "ms", 1000, 60000 },
+	{ "depth", 1, MAX_DEPTH },
+};
+
+#define WORDS (sizeof(words) / sizeof(words[0]))
+
+static unsigned long word(const char *name)
+{
+	size_t i = 0;
+
+	while (strcmp(words[i].name, name))
+		i++;
+	return words[i].value;
+}
+
+static void usage(void)
+{
+	fprintf(stderr,
+		"usage: serve | call size=B count=N [warm=W] [service_us=U] | inflight size=B ms=T depth=D\n");
+	exit(2);
+}
+
+static void parse(char **arguments)
+{
+	for (; *arguments; arguments++) {
+		char *equals = strchr(*arguments, '='), *end;
+		size_t i, len;
+
+		if (!equals)
+			usage();
+		len = equals - *arguments;
+		for (i = 0; i < WORDS; i++) {
+			if (strlen(words[i].name) == len &&
+			    !strncmp(words[i].name, *arguments, len))
+				break;
+		}
+		if (i == WORDS)
+			usage();
+		words[i].value = strtoul(equals + 1, &end, 10);
+		if (*end || end == equals + 1 || words[i].value > words[i].max)
+			usage();
+	}
+}
+
+/* ---- Samples. */
+
+static int compare_times(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static uint64_t permille(const uint64_t *times, size_t count, unsigned int n)
+{
+	return times[(count - 1) * n / 1000];
+}
+
+/* ---- What all CPUs have done. */
+
+struct cost {
+	uint64_t wall_ns, idle_ns, switches;
+};
+
+static void look(struct cost *cost)
+{
+	uint64_t idle = 0, iowait = 0;
+	char text[1024];
+	FILE *file;
+
+	file = fopen("/proc/stat", "r");
+	if (!file)
+		die("/proc/stat");
+	while (fgets(text, sizeof(text), file)) {
+		sscanf(text, "cpu %*u %*u %*u %" SCNu64 " %" SCNu64, &idle,
+		       &iowait);
+		sscanf(text, "ctxt %" SCNu64, &cost->switches);
+	}
+	fclose(file);
+	cost->idle_ns = (idle + iowait) * (1000000000 / sysconf(_SC_CLK_TCK));
+	cost->wall_ns = now_ns();
+}
+
+static void say_cost(const struct cost *before, const struct cost *after,
+		     unsigned long count)
+{
+	uint64_t wall = after->wall_ns - before->wall_ns;
+	uint64_t all = wall * sysconf(_SC_NPROCESSORS_ONLN);
+	uint64_t idle = after->idle_ns - before->idle_ns;
+
+	if (wall >= LEAST_NS)
+		printf(" cpu_ns=%" PRIu64, (all > idle ? all - idle : 0) / count);
+	printf(" switches=%.2f",
+	       (double)(after->switches - before->switches) / count);
+}
+
+/* ---- Calls. */
+
+static struct line *open_line(unsigned int index)
+{
+	struct line *line = allocate(1, sizeof(*line));
+	size_t i;
+
+	line->size = word("size");
+	line->service_us = word("service_us");
+	line->args = allocate(line->size + 1, 1);
+	line->reply = allocate(line->size + 1, 1);
+	for (i = 0; i < line->size; i++)
+		line->args[i] = (i * 7 + index) ^ (i >> 8);
+	peer.open(line);
+	return line;
+}
+
+static void check(const struct line *line)
+{
+	errno = 0;
+	if (memcmp(line->args, line->reply, line->size))
+		die("the reply");
+}
+
+static void call(void)
+{
+	unsigned long count = word("count"), i;
+	struct line *line = open_line(0);
+	struct cost before, after;
+	uint64_t *times, begin, sum = 0;
+
+	if (!count)
+		usage();
+	times = allocate(count, sizeof(*times));
+	for (i = 0; i < word("warm"); i++)
+		peer.call(line);
+	look(&before);
+	for (i = 0; i < count; i++) {
+		begin = now_ns();
+		peer.call(line);
+		times[i] = now_ns() - begin;
+	}
+	look(&after);
+	check(line);
+	for (i = 0; i < count; i++)
+		sum += times[i];
+	qsort(times, count, sizeof(*times), compare_times);
+	printf("p50_ns=%" PRIu64 " p99_ns=%" PRIu64 " p999_ns=%" PRIu64
+	       " mean_ns=%" PRIu64 " min_ns=%" PRIu64 " count=%lu",
+	       permille(times, count, 500), permille(times, count, 990),
+	       permille(times, count, 999), sum / count, times[0], count);
+	say_cost(&before, &after, count);
+	putchar('\n');
+}
+
+/* ---- Many at once, each in a thread, with a connection of its own. */
+
+struct caller {
+	pthread_t thread;
+	struct line *line;
+	uint64_t done;
+	uint64_t *times;
+	size_t room, samples;
+};
+
+static bool recording, stopping;
+
+#define LOOK(variable)		__atomic_load_n(&(variable), __ATOMIC_RELAXED)
+#define TELL(variable, value)	__atomic_store_n(&(variable), value, __ATOMIC_RELAXED)
+
+static void *call_on(void *data)
+{
+	struct caller *c = data;
+
+	while (!LOOK(stopping)) {
+		uint64_t begin = now_ns();
+
+		peer.call(c->line);
+		if (LOOK(recording))
+			c->times[c->samples++ % c->room] = now_ns() - begin;
+		TELL(c->done, c->done + 1);
+	}
+	return NULL;
+}
+
+static uint64_t progress(struct caller *callers, unsigned int count)
+{
+	uint64_t sum = 0;
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		sum += LOOK(callers[i].done);
+	return sum;
+}
+
+static void await_first_calls(struct caller *callers, unsigned int count)
+{
+	uint64_t limit = now_ns() + 20000000000ull;
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		while (!LOOK(callers[i].done)) {
+			errno = ETIMEDOUT;
+			if (now_ns() > limit)
+				die("the first call");
+			usleep(500);
+		}
+	}
+}
+
+static void inflight(void)
+{
+	unsigned int depth = word("depth"), i;
+	struct caller callers[MAX_DEPTH] = {};
+	uint64_t *times = allocate(SAMPLES, sizeof(*times));
+	uint64_t before, begin, done, ns;
+	size_t got = 0;
+
+	if (!depth)
+		usage();
+	for (i = 0; i < depth; i++) {
+		callers[i].line = open_line(i);
+		callers[i].room = SAMPLES / depth;
+		callers[i].times = times + i * callers[i].room;
+	}
+	for (i = 0; i < depth; i++) {
+		errno = pthread_create(&callers[i].thread, NULL, call_on,
+				       &callers[i]);
+		if (errno)
+			die("a thread");
+	}
+	await_first_calls(callers, depth);
+	TELL(recording, true);
+	before = progress(callers, depth);
+	begin = now_ns();
+	usleep(word("ms") * 1000);
+	done = progress(callers, depth) - before;
+	ns = now_ns() - begin;
+	TELL(recording, false);
+	TELL(stopping, true);
+	for (i = 0; i < depth; i++) {
+		size_t some;
+
+		pthread_join(callers[i].thread, NULL);
+		check(callers[i].line);
+		some = callers[i].samples;
+		if (some > callers[i].room)
+			some = callers[i].room;
+		memmove(times + got, callers[i].times, some * sizeof(*times));
+		got += some;
+	}
+	errno = ETIMEDOUT;
+	if (!got)
+		die("no call has returned");
+	qsort(times, got, sizeof(*times), compare_times);
+	printf("per_s=%" PRIu64 " p50_ns=%" PRIu64 " p99_ns=%" PRIu64 "\n",
+	       (uint64_t)(done * 1e9 / ns), permille(times, got, 500),
+	       permille(times, got, 990));
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2)
+		usage();
+	parse(argv + 2);
+	if (!strcmp(argv[1], "serve"))
+		peer.serve();
+	else if (!strcmp(argv[1], "call"))
+		call();
+	else if (!strcmp(argv[1], "inflight"))
+		inflight();
+	else
+		usage();
+	return 0;
+}
