@@ -60,6 +60,7 @@ struct bench_peer {
 
 /* All there are; the last has no name. */
 extern const struct bench_peer bench_tcp_peers[], bench_kccm_peers[];
+extern const struct bench_peer bench_tipc_peers[], bench_sunrpc_peers[];
 
 /* A command's words. */
 struct bench_request {

@@ -41,6 +41,7 @@
 static const struct bench_peer *const peers[] = {
 	bench_tcp_peers,
 	bench_kccm_peers,
+	bench_tipc_peers,
 };
 
 /* ---- A command's words. */

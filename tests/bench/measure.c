@@ -2,6 +2,7 @@
 /* The measurements, the same for every peer. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
@@ -72,6 +73,8 @@ static u64 mean(const u64 *times, size_t count)
 struct worker {
 	struct bench_line *line;
 	struct bench_thread *thread;
+	/* All begin at once: threads are slow to make while others run. */
+	struct completion *begin;
 	bool stop;
 	u64 done;
 	/* Of calls, while @recording: a ring of @room samples. */
@@ -85,6 +88,7 @@ static void send_on(void *data)
 {
 	struct worker *w = data;
 
+	wait_for_completion(w->begin);
 	while (!w->error && !READ_ONCE(w->stop)) {
 		w->error = w->line->peer->send(w->line);
 		if (!w->error)
@@ -99,6 +103,7 @@ static void call_on(void *data)
 	struct worker *w = data;
 	u64 begin;
 
+	wait_for_completion(w->begin);
 	while (!w->error && !READ_ONCE(w->stop)) {
 		begin = ktime_get_ns();
 		w->error = w->line->peer->call(w->line);
@@ -124,9 +129,9 @@ static u64 progress(const struct worker *workers, unsigned int count)
 	return sum;
 }
 
-static int start_workers(struct worker *workers, unsigned int count,
-			 const struct bench_peer *peer, enum bench_use use,
-			 size_t size)
+static int make_workers(struct worker *workers, unsigned int count,
+			const struct bench_peer *peer, enum bench_use use,
+			size_t size, struct completion *begin)
 {
 	struct bench_thread *thread;
 	unsigned int i;
@@ -138,6 +143,7 @@ static int start_workers(struct worker *workers, unsigned int count,
 			return PTR_ERR(workers[i].line);
 	}
 	for (i = 0; i < count; i++) {
+		workers[i].begin = begin;
 		thread = bench_thread(use == BENCH_STREAM ? send_on : call_on,
 				      &workers[i], "worker");
 		if (IS_ERR(thread))
@@ -147,7 +153,19 @@ static int start_workers(struct worker *workers, unsigned int count,
 	return 0;
 }
 
-/* Also those that were not all started. */
+/* What it starts in spite of an error is to be stopped, too. */
+static int start_workers(struct worker *workers, unsigned int count,
+			 const struct bench_peer *peer, enum bench_use use,
+			 size_t size, struct completion *begin)
+{
+	int ret;
+
+	init_completion(begin);
+	ret = make_workers(workers, count, peer, use, size, begin);
+	complete_all(begin);
+	return ret;
+}
+
 static int stop_workers(struct worker *workers, unsigned int count)
 {
 	unsigned int i;
@@ -306,11 +324,13 @@ static int run_calls(const struct bench_request *rq,
 int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 {
 	struct worker bulk = {};
+	struct completion begin;
 	int ret = 0, ended;
 
 	WRITE_ONCE(service_us, rq->service_us);
 	if (rq->background) {
-		ret = start_workers(&bulk, 1, rq->peer, BENCH_STREAM, BULK_SIZE);
+		ret = start_workers(&bulk, 1, rq->peer, BENCH_STREAM, BULK_SIZE,
+				    &begin);
 		if (!ret)
 			ret = await_progress(&bulk, 1);
 	}
@@ -345,9 +365,10 @@ static int run_workers(struct worker *workers, unsigned int count,
 		       const struct bench_request *rq, enum bench_use use,
 		       u64 *progressed, u64 *ns)
 {
+	struct completion begin;
 	int ret, ended;
 
-	ret = start_workers(workers, count, rq->peer, use, rq->size);
+	ret = start_workers(workers, count, rq->peer, use, rq->size, &begin);
 	if (!ret)
 		ret = await_progress(workers, count);
 	if (!ret)
