@@ -96,7 +96,7 @@ fuzz-mutants: setup
 
 PHONY += clippy
 clippy: setup
-	@scripts/kernel/modules.sh clippy $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1
+	@scripts/kernel/modules.sh clippy $(verbose) KCCM_SAMPLES=1 KCCM_TESTS=1 KCCM_BENCH=1
 	@$(with_env) exec $(PYTHON) scripts/fuzz.py --lint
 
 PHONY += rustfmt rustfmtcheck

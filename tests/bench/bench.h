@@ -50,8 +50,10 @@ struct bench_peer {
 	void (*stop)(const struct bench_peer *peer);
 	int (*open)(struct bench_line *line);
 	void (*close)(struct bench_line *line);
-	/* Makes a call with @args, and has @reply when it returns. */
+	/* Makes a call with @args, and has its reply when it returns. */
 	int (*call)(struct bench_line *line);
+	/* Puts the last reply into @reply, where a call does not, or NULL. */
+	void (*fetch)(struct bench_line *line);
 	/* Of calls without reply, or NULL: whether all have been run. */
 	bool (*settled)(const struct bench_line *line);
 	/* Sends @args, at least a byte. What comes in is added to @received. */
@@ -78,6 +80,9 @@ struct bench_answer {
 __printf(2, 3) void bench_say(struct bench_answer *answer, const char *fmt, ...);
 
 /* ---- measure.c, scale.c: the commands. */
+
+/* How long a call takes at who is called. */
+extern unsigned int bench_service_us;
 
 int bench_call(const struct bench_request *rq, struct bench_answer *answer);
 int bench_flood(const struct bench_request *rq, struct bench_answer *answer);

@@ -41,9 +41,9 @@ use kernel::sync::Arc;
 pub(super) const SOON: Timeout = Timeout::After(60_000);
 
 /// The classes of handlers that are measured, by their number in `nodes.h`.
-const HANDLERS: [(u32, Class); 2] = [
+const HANDLERS: &[(u32, Class)] = &[
     (ffi::SHORT, Class::Short),
-    (ffi::LONG, Class::Long),
+    (ffi::LONG, Class::Long), //
 ];
 
 /// So that nothing that is left of one cluster can be taken for another's.
@@ -60,10 +60,10 @@ pub(super) struct Nodes {
 
 /// Where a node lives.
 fn member(id: NodeId, port: u16) -> Member {
-    let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 1 + (id / 250) as u8, 1 + (id % 250) as u8));
+    let ip = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 1, 1).to_bits() + u32::from(id));
     Member {
         id,
-        addr: SocketAddr::new(ip, port),
+        addr: SocketAddr::new(IpAddr::V4(ip), port),
     }
 }
 
@@ -124,7 +124,7 @@ impl Nodes {
             nodes.running.push(running, GFP_KERNEL)?;
         }
         if let Some(called) = nodes.running.get(1) {
-            for (func, class) in HANDLERS {
+            for &(func, class) in HANDLERS {
                 let ran = nodes.ran.clone();
                 called.node().register(Handler {
                     func,

@@ -42,6 +42,9 @@ static const struct bench_peer *const peers[] = {
 	bench_tcp_peers,
 	bench_kccm_peers,
 	bench_tipc_peers,
+#if IS_ENABLED(CONFIG_SUNRPC)
+	bench_sunrpc_peers,
+#endif
 };
 
 /* ---- A command's words. */

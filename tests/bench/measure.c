@@ -16,19 +16,18 @@
 #include "bench.h"
 
 /* Samples of the calls that many make at once: the last ones, if there are more. */
-#define SAMPLES		(1 << 18)
+#define SAMPLES		(256 * 1024)
 /* Calls without reply are let through when so many, or so much, may be underway. */
 #define BURST		32
-#define BURST_BYTES	(1 << 20)
+#define BURST_BYTES	(1024 * 1024)
 /* What is sent in the background. */
-#define BULK_SIZE	(1 << 20)
+#define BULK_SIZE	(1024 * 1024)
 
-/* How long a call takes at who is called. */
-static unsigned int service_us;
+unsigned int bench_service_us;
 
 void kccm_bench_serve(void)
 {
-	unsigned int us = READ_ONCE(service_us);
+	unsigned int us = READ_ONCE(bench_service_us);
 	u64 end;
 
 	if (!us)
@@ -242,6 +241,8 @@ static int measure_calls(struct calls *c)
 	bench_cost_end(&c->cost);
 	if (ret)
 		return ret;
+	if (c->line->peer->fetch)
+		c->line->peer->fetch(c->line);
 	if (!c->line->peer->settled &&
 	    memcmp(c->line->args, c->line->reply, c->line->size)) {
 		pr_err("%s: the reply is not what was sent\n",
@@ -327,7 +328,7 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 	struct completion begin;
 	int ret = 0, ended;
 
-	WRITE_ONCE(service_us, rq->service_us);
+	WRITE_ONCE(bench_service_us, rq->service_us);
 	if (rq->background) {
 		ret = start_workers(&bulk, 1, rq->peer, BENCH_STREAM, BULK_SIZE,
 				    &begin);
@@ -337,7 +338,7 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 	if (!ret)
 		ret = run_calls(rq, answer);
 	ended = stop_workers(&bulk, 1);
-	WRITE_ONCE(service_us, 0);
+	WRITE_ONCE(bench_service_us, 0);
 	return ret ?: ended;
 }
 

@@ -26,7 +26,7 @@ void kccm_bench_serve(void);
 #define KCCM_BENCH_LONG		1
 
 /* The longest message or argument. */
-#define KCCM_BENCH_MAX_SIZE	(1 << 20)
+#define KCCM_BENCH_MAX_SIZE	(1024 * 1024)
 
 /*
  * Nodes in this kernel, over loopback. kccm_bench_cluster() connects them;

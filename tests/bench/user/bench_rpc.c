@@ -24,9 +24,6 @@ static const struct sockaddr_in address = {
 
 /* ---- The server. */
 
-/* What rpcgen makes: decodes, calls echo_1_svc() and encodes. */
-void bench_program_1(struct svc_req *request, SVCXPRT *transport);
-
 echo_reply *echo_1_svc(echo_args *args, struct svc_req *request)
 {
 	static echo_reply reply;

@@ -16,8 +16,8 @@
 #define PORT		7801
 
 struct head {
-	uint32_t len;
-	uint32_t service_us;
+	unsigned int len;
+	unsigned int service_us;
 };
 
 /* What a connection needs. */

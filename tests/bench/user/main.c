@@ -7,7 +7,6 @@
  *	bench_... inflight size=64 ms=1000 depth=8
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,7 +19,7 @@
 
 #define MAX_DEPTH	256
 /* Of calls that many make at once, the last so many are looked at. */
-#define SAMPLES		(1 << 18)
+#define SAMPLES		(256 * 1024)
 /* /proc/stat counts in hundredths of a second: a shorter while says too little. */
 #define LEAST_NS	500000000ull
 
@@ -37,7 +36,7 @@ void ready(void)
 	fflush(stdout);
 }
 
-static uint64_t now_ns(void)
+static unsigned long long now_ns(void)
 {
 	struct timespec ts;
 
@@ -45,9 +44,9 @@ static uint64_t now_ns(void)
 	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
-void busy_wait(uint32_t us)
+void busy_wait(unsigned int us)
 {
-	uint64_t end = us ? now_ns() + us * 1000ull : 0;
+	unsigned long long end = us ? now_ns() + us * 1000ull : 0;
 
 	while (us && now_ns() < end)
 		;
@@ -64,10 +63,12 @@ static void *allocate(size_t count, size_t size)
 
 /* ---- A command's words. */
 
+#define WORDS		6
+
 static struct {
 	const char *name;
 	unsigned long value, max;
-} words[] = {
+} words[WORDS] = {
 	{ "size", 0, MAX_SIZE },
 	{ "count", 1000, 1000000 },
 	{ "warm", 0, 1000000 },
@@ -75,8 +76,6 @@ static struct {
 	{ "ms", 1000, 60000 },
 	{ "depth", 1, MAX_DEPTH },
 };
-
-#define WORDS (sizeof(words) / sizeof(words[0]))
 
 static unsigned long word(const char *name)
 {
@@ -90,7 +89,7 @@ static unsigned long word(const char *name)
 static void usage(void)
 {
 	fprintf(stderr,
-		"usage: serve | call size=B count=N [warm=W] [service_us=U] | inflight size=B ms=T depth=D\n");
+		"How to call it: serve | call size=B count=N [warm=W] [service_us=U] | inflight size=B ms=T depth=D\n");
 	exit(2);
 }
 
@@ -120,12 +119,12 @@ static void parse(char **arguments)
 
 static int compare_times(const void *a, const void *b)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	unsigned long long x = *(const unsigned long long *)a, y = *(const unsigned long long *)b;
 
 	return x < y ? -1 : x > y;
 }
 
-static uint64_t permille(const uint64_t *times, size_t count, unsigned int n)
+static unsigned long long permille(const unsigned long long *times, size_t count, unsigned int n)
 {
 	return times[(count - 1) * n / 1000];
 }
@@ -133,12 +132,12 @@ static uint64_t permille(const uint64_t *times, size_t count, unsigned int n)
 /* ---- What all CPUs have done. */
 
 struct cost {
-	uint64_t wall_ns, idle_ns, switches;
+	unsigned long long wall_ns, idle_ns, switches;
 };
 
 static void look(struct cost *cost)
 {
-	uint64_t idle = 0, iowait = 0;
+	unsigned long long idle = 0, iowait = 0;
 	char text[1024];
 	FILE *file;
 
@@ -146,9 +145,11 @@ static void look(struct cost *cost)
 	if (!file)
 		die("/proc/stat");
 	while (fgets(text, sizeof(text), file)) {
-		sscanf(text, "cpu %*u %*u %*u %" SCNu64 " %" SCNu64, &idle,
-		       &iowait);
-		sscanf(text, "ctxt %" SCNu64, &cost->switches);
+		if (sscanf(text, "cpu %*u %*u %*u %llu %llu", &idle,
+			   &iowait) == 2)
+			continue;
+		if (sscanf(text, "ctxt %llu", &cost->switches) == 1)
+			break;
 	}
 	fclose(file);
 	cost->idle_ns = (idle + iowait) * (1000000000 / sysconf(_SC_CLK_TCK));
@@ -158,12 +159,12 @@ static void look(struct cost *cost)
 static void say_cost(const struct cost *before, const struct cost *after,
 		     unsigned long count)
 {
-	uint64_t wall = after->wall_ns - before->wall_ns;
-	uint64_t all = wall * sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t idle = after->idle_ns - before->idle_ns;
+	unsigned long long wall = after->wall_ns - before->wall_ns;
+	unsigned long long all = wall * sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned long long idle = after->idle_ns - before->idle_ns;
 
 	if (wall >= LEAST_NS)
-		printf(" cpu_ns=%" PRIu64, (all > idle ? all - idle : 0) / count);
+		printf(" cpu_ns=%llu", (all > idle ? all - idle : 0) / count);
 	printf(" switches=%.2f",
 	       (double)(after->switches - before->switches) / count);
 }
@@ -197,7 +198,7 @@ static void call(void)
 	unsigned long count = word("count"), i;
 	struct line *line = open_line(0);
 	struct cost before, after;
-	uint64_t *times, begin, sum = 0;
+	unsigned long long *times, begin, sum = 0;
 
 	if (!count)
 		usage();
@@ -215,8 +216,7 @@ static void call(void)
 	for (i = 0; i < count; i++)
 		sum += times[i];
 	qsort(times, count, sizeof(*times), compare_times);
-	printf("p50_ns=%" PRIu64 " p99_ns=%" PRIu64 " p999_ns=%" PRIu64
-	       " mean_ns=%" PRIu64 " min_ns=%" PRIu64 " count=%lu",
+	printf("p50_ns=%llu p99_ns=%llu p999_ns=%llu mean_ns=%llu min_ns=%llu count=%lu",
 	       permille(times, count, 500), permille(times, count, 990),
 	       permille(times, count, 999), sum / count, times[0], count);
 	say_cost(&before, &after, count);
@@ -228,8 +228,8 @@ static void call(void)
 struct caller {
 	pthread_t thread;
 	struct line *line;
-	uint64_t done;
-	uint64_t *times;
+	unsigned long long done;
+	unsigned long long *times;
 	size_t room, samples;
 };
 
@@ -243,7 +243,7 @@ static void *call_on(void *data)
 	struct caller *c = data;
 
 	while (!LOOK(stopping)) {
-		uint64_t begin = now_ns();
+		unsigned long long begin = now_ns();
 
 		peer.call(c->line);
 		if (LOOK(recording))
@@ -253,9 +253,9 @@ static void *call_on(void *data)
 	return NULL;
 }
 
-static uint64_t progress(struct caller *callers, unsigned int count)
+static unsigned long long progress(struct caller *callers, unsigned int count)
 {
-	uint64_t sum = 0;
+	unsigned long long sum = 0;
 	unsigned int i;
 
 	for (i = 0; i < count; i++)
@@ -265,7 +265,7 @@ static uint64_t progress(struct caller *callers, unsigned int count)
 
 static void await_first_calls(struct caller *callers, unsigned int count)
 {
-	uint64_t limit = now_ns() + 20000000000ull;
+	unsigned long long limit = now_ns() + 20000000000ull;
 	unsigned int i;
 
 	for (i = 0; i < count; i++) {
@@ -282,8 +282,8 @@ static void inflight(void)
 {
 	unsigned int depth = word("depth"), i;
 	struct caller callers[MAX_DEPTH] = {};
-	uint64_t *times = allocate(SAMPLES, sizeof(*times));
-	uint64_t before, begin, done, ns;
+	unsigned long long *times = allocate(SAMPLES, sizeof(*times));
+	unsigned long long before, begin, done, ns;
 	size_t got = 0;
 
 	if (!depth)
@@ -323,8 +323,8 @@ static void inflight(void)
 	if (!got)
 		die("no call has returned");
 	qsort(times, got, sizeof(*times), compare_times);
-	printf("per_s=%" PRIu64 " p50_ns=%" PRIu64 " p99_ns=%" PRIu64 "\n",
-	       (uint64_t)(done * 1e9 / ns), permille(times, got, 500),
+	printf("per_s=%llu p50_ns=%llu p99_ns=%llu\n",
+	       (unsigned long long)(done * 1e9 / ns), permille(times, got, 500),
 	       permille(times, got, 990));
 }
 

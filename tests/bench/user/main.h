@@ -6,12 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MAX_SIZE	(1 << 20)
+#define MAX_SIZE	(1024 * 1024)
 
 /* A connection, for one thread. */
 struct line {
 	size_t size;
-	uint32_t service_us;
+	unsigned int service_us;
 	char *args, *reply;	/* of MAX_SIZE bytes */
 	void *private;
 };
@@ -29,7 +29,7 @@ extern const struct peer peer;
 
 void ready(void);
 /* Takes as long as a call is to take. */
-void busy_wait(uint32_t us);
-void die(const char *what) __attribute__((noreturn));
+void busy_wait(unsigned int us);
+_Noreturn void die(const char *what);
 
 #endif /* _MAIN_H */
