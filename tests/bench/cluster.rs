@@ -43,7 +43,8 @@ pub(super) const SOON: Timeout = Timeout::After(60_000);
 /// The classes of handlers that are measured, by their number in `nodes.h`.
 const HANDLERS: &[(u32, Class)] = &[
     (ffi::SHORT, Class::Short),
-    (ffi::LONG, Class::Long), //
+    (ffi::LONG, Class::Long),
+    (ffi::SOFTIRQ, Class::Softirq), //
 ];
 
 /// So that nothing that is left of one cluster can be taken for another's.

@@ -29,6 +29,8 @@ pub(super) const SHORT: u32 = header::KCCM_BENCH_SHORT;
 /// See `nodes.h`.
 pub(super) const LONG: u32 = header::KCCM_BENCH_LONG;
 /// See `nodes.h`.
+pub(super) const SOFTIRQ: u32 = header::KCCM_BENCH_SOFTIRQ;
+/// See `nodes.h`.
 pub(super) const MAX_SIZE: usize = header::KCCM_BENCH_MAX_SIZE as usize;
 
 /// The caller, and who is called.

@@ -24,6 +24,7 @@ void kccm_bench_serve(void);
  */
 #define KCCM_BENCH_SHORT	0
 #define KCCM_BENCH_LONG		1
+#define KCCM_BENCH_SOFTIRQ	2
 
 /* The longest message or argument. */
 #define KCCM_BENCH_MAX_SIZE	(1024 * 1024)

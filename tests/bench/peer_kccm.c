@@ -125,6 +125,7 @@ const struct bench_peer bench_kccm_peers[] = {
 	KCCM_PEER("kccm", 0, NULL, NULL),
 	KCCM_PEER("kccm-short", KCCM_BENCH_SHORT, kccm_call, NULL),
 	KCCM_PEER("kccm-long", KCCM_BENCH_LONG, kccm_call, NULL),
+	KCCM_PEER("kccm-softirq", KCCM_BENCH_SOFTIRQ, kccm_call, NULL),
 	KCCM_PEER("kccm-async-short", KCCM_BENCH_SHORT, kccm_call_async,
 		  kccm_settled),
 	KCCM_PEER("kccm-async-long", KCCM_BENCH_LONG, kccm_call_async,
