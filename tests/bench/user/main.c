@@ -145,8 +145,9 @@ static void look(struct cost *cost)
 	if (!file)
 		die("/proc/stat");
 	while (fgets(text, sizeof(text), file)) {
-		if (sscanf(text, "cpu %*u %*u %*u %llu %llu", &idle,
-			   &iowait) == 2)
+		/* All CPUs together; what follows is of one each. */
+		if (!strncmp(text, "cpu ", 4) &&
+		    sscanf(text + 4, "%*u %*u %*u %llu %llu", &idle, &iowait) == 2)
 			continue;
 		if (sscanf(text, "ctxt %llu", &cost->switches) == 1)
 			break;
