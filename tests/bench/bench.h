@@ -102,6 +102,7 @@ int bench_settle(struct bench_line *line);
 struct bench_thread;
 struct bench_thread *bench_thread(void (*fn)(void *data), void *data,
 				  const char *name);
+bool bench_await(struct bench_thread *thread);
 void bench_join(struct bench_thread *thread);
 
 /* ---- cost.c */

@@ -27,6 +27,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/kernel.h>
 #include <linux/miscdevice.h>
@@ -184,8 +185,8 @@ static int run_command(char *line, struct bench_answer *answer)
 		ret = 0;
 	}
 	if (ret)
-		pr_err("%s %s: error %d\n", name, rq.peer ? rq.peer->name : "",
-		       ret);
+		pr_err("%s %s: %pe\n", name, rq.peer ? rq.peer->name : "",
+		       ERR_PTR(ret));
 	else
 		bench_say(answer, "\n");
 	return ret;

@@ -40,8 +40,10 @@ int bench_start(const struct bench_request *rq, struct bench_answer *answer)
 	struct started *started;
 	int ret;
 
-	if (find(rq->peer))
+	if (find(rq->peer)) {
+		pr_err("%s has been started already\n", rq->peer->name);
 		return -EEXIST;
+	}
 	started = kvzalloc_obj(*started);
 	if (!started)
 		return -ENOMEM;
@@ -92,8 +94,10 @@ int bench_stop(const struct bench_request *rq, struct bench_answer *answer)
 {
 	struct started *started = find(rq->peer);
 
-	if (!started)
+	if (!started) {
+		pr_err("%s has not been started\n", rq->peer->name);
 		return -ENOENT;
+	}
 	stop(started);
 	bench_say(answer, "stopped=%s", rq->peer->name);
 	return 0;
@@ -224,6 +228,16 @@ struct bench_thread *bench_thread(void (*fn)(void *data), void *data,
 		return ERR_CAST(task);
 	}
 	return thread;
+}
+
+/* Wait for a thread to end by itself, unless the current task is killed. */
+bool bench_await(struct bench_thread *thread)
+{
+	/* That it has ended is to be seen once more, by bench_join(). */
+	if (wait_for_completion_killable(&thread->ended))
+		return false;
+	complete(&thread->ended);
+	return true;
 }
 
 /*

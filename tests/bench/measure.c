@@ -205,6 +205,7 @@ struct calls {
 	struct bench_cost cost;
 	struct bench_trace trace;
 	bool traced;
+	bool cancel;
 	int error;
 };
 
@@ -223,6 +224,8 @@ static int make_calls(struct calls *c, u64 *times, u32 count)
 			times[i] = ktime_get_ns() - begin;
 		if (c->line->peer->settled && i % burst == burst - 1 && !ret)
 			ret = bench_settle(c->line);
+		if (READ_ONCE(c->cancel))
+			ret = -EINTR;
 		cond_resched();
 	}
 	return ret ?: bench_settle(c->line);
@@ -264,7 +267,7 @@ static void call_all(void *data)
 	struct calls *c = data;
 
 	c->error = measure_calls(c);
-	c->line->broken = c->error;
+	c->line->broken = c->error && c->error != -EINTR;
 }
 
 static void say_each(struct bench_answer *answer, const char *name, u64 sum,
@@ -312,10 +315,13 @@ static int run_calls(const struct bench_request *rq,
 	if (!c.times)
 		return -ENOMEM;
 	thread = bench_thread(call_all, &c, "caller");
-	if (IS_ERR(thread))
+	if (IS_ERR(thread)) {
 		c.error = PTR_ERR(thread);
-	else
+	} else {
+		if (!bench_await(thread))
+			WRITE_ONCE(c.cancel, true);
 		bench_join(thread);
+	}
 	if (!c.error)
 		say_calls(&c, answer);
 	vfree(c.times);
