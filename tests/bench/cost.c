@@ -68,7 +68,10 @@ void bench_cost_end(struct bench_cost *cost)
 	cost->switches = context_switches() - cost->switches;
 }
 
-/* How long all CPUs together were not idle. */
+/*
+ * How long all CPUs together were not idle. 0: their clocks do not agree well
+ * enough to say.
+ */
 u64 bench_cost_cpu_ns(const struct bench_cost *cost)
 {
 	u64 total = cost->wall_ns * num_online_cpus();

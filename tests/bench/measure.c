@@ -282,6 +282,7 @@ static void say_each(struct bench_answer *answer, const char *name, u64 sum,
 
 static void say_calls(struct calls *c, struct bench_answer *answer)
 {
+	u64 cpu_ns = bench_cost_cpu_ns(&c->cost);
 	u32 count = c->rq->count;
 	u64 *times = c->times;
 
@@ -291,8 +292,8 @@ static void say_calls(struct calls *c, struct bench_answer *answer)
 		  permille(times, count, 500), permille(times, count, 990),
 		  permille(times, count, 999), mean(times, count), times[0],
 		  count);
-	bench_say(answer, " cpu_ns=%llu",
-		  div_u64(bench_cost_cpu_ns(&c->cost), count));
+	if (cpu_ns)
+		bench_say(answer, " cpu_ns=%llu", div_u64(cpu_ns, count));
 	if (c->traced) {
 		say_each(answer, "switches", c->trace.switches, count);
 		say_each(answer, "wakeups", c->trace.wakeups, count);

@@ -164,8 +164,8 @@ static void say_cost(const struct cost *before, const struct cost *after,
 	unsigned long long all = wall * sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned long long idle = after->idle_ns - before->idle_ns;
 
-	if (wall >= LEAST_NS)
-		printf(" cpu_ns=%llu", (all > idle ? all - idle : 0) / count);
+	if (wall >= LEAST_NS && all > idle)
+		printf(" cpu_ns=%llu", (all - idle) / count);
 	printf(" switches=%.2f",
 	       (double)(after->switches - before->switches) / count);
 }
