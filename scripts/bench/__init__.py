@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The benchmark of KCCM against its peers.
+
+How the parts fit together::
+
+    plan           what is measured: peers, figures, points
+      |
+    rounds ------- guest ---------- environments
+      |            commands and     QEMU and UML, with one processor
+      |            their answers    and with two
+    records        results.json and about.json, the only source of
+      |            numbers for what follows
+      +-- ratios       ratios within a boot, where lines cross
+      +-- plots        pictures
+      `-- tables       report.md, the targets, the part of README.md
+
+What a guest is asked is described in guest.py; the other end is in tests/bench.
+"""

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where is measured: the only place that knows how guests of the benchmark are made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import settings
+from cluster.accel import accelerator
+from cluster.image import Image
+from cluster.machine import Machine, MachineSpec, assert_clean
+from cluster.rundir import RunDir
+from cluster.settings import HarnessError
+
+from .guest import PROGRAMS
+
+MODULE = "kccm_bench"
+# For messages of 1 MiB on many connections, and 128 nodes in one kernel.
+MEMORY_MB = 1024
+BOOT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A kind of guest, and how many processors it has."""
+
+    name: str
+    kind: str
+    cpus: int
+
+    @property
+    def title(self) -> str:
+        """As pictures and tables call it."""
+        kind = {"qemu": "QEMU", "uml": "UML"}[self.kind]
+        return f"{kind}, {self.cpus} CPU{'s' if self.cpus > 1 else ''}"
+
+
+ENVIRONMENTS = {
+    environment.name: environment
+    for environment in (
+        Environment("qemu-1", "qemu", 1),
+        Environment("qemu-2", "qemu", 2),
+        Environment("uml-1", "uml", 1),
+        Environment("uml-2", "uml", 2),
+    )
+}
+QUICK = ("qemu-1",)
+
+
+@contextmanager
+def opened(environment: Environment) -> Iterator[Machine]:
+    """A guest that has booted and has kccm_bench.ko loaded; its kernel must not complain."""
+    with RunDir(f"bench-{environment.name}") as folder:
+        with _machine(environment, folder.path) as machine:
+            machine.boot()
+            machine.wait_ready(BOOT_SECONDS)
+            machine.insmod(MODULE)
+            yield machine
+            assert_clean([machine])
+
+
+def _machine(environment: Environment, folder: Path) -> Machine:
+    if environment.kind != "qemu":
+        raise HarnessError(f"{environment.name}: there are no such guests yet")
+    flavour = settings.flavour("base")
+    return Machine(
+        MachineSpec(
+            name=f"bench-{environment.name}",
+            image=Image.build(flavour.modules(), _programs()),
+            kernel=flavour.bzimage,
+            accel=accelerator(flavour.bzimage),
+            cpus=environment.cpus,
+            memory_mb=MEMORY_MB,
+            append=flavour.append,
+            folder=folder,
+        )
+    )
+
+
+def _programs() -> list[str]:
+    """The peers in user space, where they have been built."""
+    return [name for name in PROGRAMS.values() if shutil.which(name)]
+
+
+def describe(machine: Machine) -> tuple[str, str]:
+    """The kernel of a guest, and the machine that it runs on."""
+    kernel = machine.run("uname -r").out.strip()
+    accel = getattr(machine.spec, "accel", "")
+    return f"{kernel}{f' ({accel})' if accel else ''}", host()
+
+
+def host() -> str:
+    """This machine: processor, how many of them, kernel."""
+    model = "unknown processor"
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = found[1].strip() if found else model
+    cpus = len(os.sched_getaffinity(0))
+    return f"{model}, {cpus} CPU{'s' if cpus > 1 else ''}, Linux {platform.release()}"
+
+
+def revision() -> str:
+    """The revision of this tree, with a + when it has been changed."""
+    git = ["git", "-C", str(settings.TREE)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed else "")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The command line of the benchmark, and the way from it to the files."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Collection, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cluster.settings import BUILD, TREE, HarnessError
+
+from . import environments, plan, plots, records, tables
+from .environments import ENVIRONMENTS, Environment
+from .guest import Guest
+from .progress import Report
+from .records import Boot, Record, Results
+from .rounds import LEAST_ROUNDS, Measurement, fit
+
+# So long may the rounds of figures 7 and 8 take for `make bench-quick` to stay under three minutes.
+QUICK_SECONDS = 120.0
+# The same of all figures in one environment.
+FULL_SECONDS = 420.0
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measure KCCM against its peers.")
+    parser.add_argument(
+        "--quick", action="store_true", help="figures 7 and 8 in QEMU with one processor"
+    )
+    parser.add_argument(
+        "--envs", default="", metavar="NAME,...", help=f"default: {','.join(ENVIRONMENTS)}"
+    )
+    parser.add_argument(
+        "--figures", default="", metavar="NAME,...", help=f"default: {','.join(plan.FIGURES)}"
+    )
+    parser.add_argument(
+        "--peers", default="", metavar="NAME,...", help=f"default: {','.join(plan.PEERS)}"
+    )
+    parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS)
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.0,
+        help="what the rounds of an environment should take at most, if they can",
+    )
+    parser.add_argument("--folder", type=Path, default=BUILD / "bench", help="of the results")
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing, draw and write from results.json"
+    )
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help="measure nothing, put table and pictures from results.json into README.md",
+    )
+    arguments = parser.parse_args(argv)
+    arguments.envs = _choice(
+        parser, arguments.envs, ENVIRONMENTS, environments.QUICK if arguments.quick else None
+    )
+    arguments.figures = _choice(
+        parser, arguments.figures, plan.FIGURES, plan.QUICK_FIGURES if arguments.quick else None
+    )
+    arguments.peers = _choice(parser, arguments.peers, plan.PEERS, None)
+    if arguments.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds must be at least {LEAST_ROUNDS}")
+    arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else FULL_SECONDS)
+    return arguments
+
+
+def _choice(
+    parser: argparse.ArgumentParser,
+    text: str,
+    known: Collection[str],
+    default: Collection[str] | None,
+) -> list[str]:
+    """A list of names, in the order in which they are known."""
+    if not text:
+        return list(default or known)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := set(names) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))}: must be of {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def measure(environment: Environment, arguments: argparse.Namespace, report: Report) -> _Measured:
+    """Everything that was asked for, in one boot of one guest.
+
+    What the guest has measured when it dies is kept.
+    """
+    began = time.monotonic()
+    done = _Measured(environment.name)
+    try:
+        with environments.opened(environment) as machine:
+            kernel, host = environments.describe(machine)
+            report.say(f"{environment.title}: booted {kernel} on {host}")
+            done.kernel, done.host = kernel, host
+            measurement = Measurement(Guest(machine), report, done.name, environment.name)
+            try:
+                _measure_phases(measurement, arguments, done)
+            finally:
+                done.left_out = measurement.left_out.lines()
+    except HarnessError as error:
+        done.error = f"{environment.name}: {error}"
+        report.say(f"error: {done.error}")
+    done.seconds = time.monotonic() - began
+    return done
+
+
+def _measure_phases(
+    measurement: Measurement, arguments: argparse.Namespace, done: _Measured
+) -> None:
+    wanted = [peer for peer in plan.peers_of(arguments.figures) if peer in arguments.peers]
+    there = measurement.start(wanted)
+    if not there:
+        raise HarnessError("none of the peers is to be had")
+    phases = fit(plan.phases(arguments.figures, there), arguments.rounds, arguments.seconds)
+    for phase in phases:
+        done.records += measurement.run(phase, arguments.rounds)
+
+
+class _Measured:
+    """What came of one environment."""
+
+    def __init__(self, env: str) -> None:
+        now = datetime.now(timezone.utc)
+        self.env = env
+        self.name = f"{env} {now:%Y-%m-%dT%H:%M:%SZ}"
+        self.date = f"{now:%Y-%m-%d}"
+        self.kernel = self.host = self.error = ""
+        self.seconds = 0.0
+        self.records: list[Record] = []
+        self.left_out: list[str] = []
+
+    def boot(self) -> Boot:
+        """For about.json."""
+        return Boot(
+            name=self.name,
+            env=self.env,
+            date=self.date,
+            kernel=self.kernel,
+            machine=self.host,
+            revision=environments.revision(),
+            seconds=round(self.seconds, 1),
+            left_out=tuple(self.left_out),
+        )
+
+
+def write(results: Results, folder: Path, report: Report) -> None:
+    """Pictures and tables from what was measured."""
+    drawn = plots.draw(results, folder)
+    (folder / "report.md").write_text(tables.report(results, [path.name for path in drawn]))
+    report.say(f"{len(results.records)} records: {folder}/results.json")
+    report.say(f"tables: {folder}/report.md; pictures: {len(drawn)} of {folder}/*.svg")
+
+
+def run(arguments: argparse.Namespace, report: Report) -> int:
+    """All of it; the exit status."""
+    folder: Path = arguments.folder
+    results = records.read(folder)
+    wrong = []
+    if not (arguments.report or arguments.readme):
+        for name in arguments.envs:
+            done = measure(ENVIRONMENTS[name], arguments, report)
+            if done.error:
+                wrong.append(done.error)
+            if done.records:
+                measured = {record.figure for record in done.records}
+                results.add(done.boot(), measured, done.records)
+                records.write(results, folder)
+    if not results.records:
+        raise HarnessError(f"{folder} has no results: measure first, with `make bench`")
+    write(results, folder, report)
+    if arguments.readme:
+        tables.update_readme(results, folder, TREE)
+        report.say("README.md and Documentation/bench have the table and the pictures")
+    else:
+        report.console.print()
+        report.console.print(tables.summary(results, arguments.envs), markup=False)
+    return 1 if wrong else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; the exit status."""
+    arguments = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run(arguments, Report())
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

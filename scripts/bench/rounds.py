@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Measures the points of a phase: how long each takes, then all of them in rounds.
+
+Whatever else the machine does meets all series: in each round every point is measured once, those of
+the same x one after the other, and which series is the first moves on with each round.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from . import plan
+from .guest import UNSUPPORTED, Answer, Failure, Guest
+from .plan import Phase, Point, Use
+from .progress import Report, Steps
+from .records import Record
+
+# Fewer rounds are not enough to tell a median and a spread.
+LEAST_ROUNDS = 7
+
+# How often something is called to find out how long it takes, by its size.
+_TRIAL_CALLS = 40
+_TRIAL_CALLS_LARGE = 3
+_LARGE = 1 << 18
+_TRIAL_MS = 30
+# No round of a point has fewer calls than the first of these, or more than the second.
+_FEWEST_CALLS = 3
+_MOST_CALLS = 50_000
+# So long, in calls of a round, is the round that is not counted.
+_WARM_SHARE = 0.1
+_MOST_WARM = 200
+# A point that is slow may take so many times what it should before there are fewer calls than wanted.
+_STRETCH = 3.0
+
+T = TypeVar("T")
+
+
+def order(items: Sequence[T], index: int, rounds: int) -> list[T]:
+    """The order in the round ``index`` of ``rounds``: the first one moves on, and every other round
+    is backwards, so that nothing always follows the same."""
+    if not items:
+        return []
+    first = index * len(items) // max(rounds, 1) % len(items)
+    moved = [*items[first:], *items[:first]]
+    return moved[::-1] if index % 2 else moved
+
+
+@dataclass
+class LeftOut:
+    """Points that could not be measured, by peer and reason."""
+
+    points: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    peers: dict[str, str] = field(default_factory=dict)
+
+    def peer(self, peer: str, reason: str) -> str:
+        """A peer is not to be had; what there is to say."""
+        self.peers[peer] = reason
+        return f"left out: {peer}: {reason}"
+
+    def point(self, point: Point, reason: str) -> None:
+        """A point cannot be measured."""
+        self.points[point.peer, reason].append(str(point).replace(f" {point.peer}", "", 1))
+
+    def lines(self) -> list[str]:
+        """All of it, for the user."""
+        told = [f"{peer}: {reason}" for peer, reason in self.peers.items()]
+        for (peer, reason), points in self.points.items():
+            shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if points[4:] else "")
+            told.append(f"{peer}: {shown}: {reason}")
+        return told
+
+
+@dataclass
+class Series:
+    """What the rounds have given of a point."""
+
+    point: Point
+    length: dict[str, int]
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        """The command of a round."""
+        return self.point.command(**self.length)
+
+
+class Measurement:
+    """Measures phases in one guest."""
+
+    def __init__(self, guest: Guest, report: Report, boot: str, env: str) -> None:
+        self._guest = guest
+        self._report = report
+        self._boot, self._env = boot, env
+        self.left_out = LeftOut()
+
+    def start(self, peers: Iterable[str]) -> list[str]:
+        """Set peers up; those that are to be had."""
+        there = []
+        for peer in peers:
+            try:
+                self._guest.start(peer)
+            except Failure as error:
+                self._report.say(self.left_out.peer(peer, str(error)))
+            else:
+                there.append(peer)
+        return there
+
+    def run(self, phase: Phase, rounds: int) -> list[Record]:
+        """Measure a phase. A point that fails once is left out of all rounds, and told."""
+        series = self._trial(phase)
+        live = {s.point: s for s in series}
+        with self._report.steps(f"{phase.name}: {rounds} rounds", rounds * len(live)) as steps:
+            for index in range(rounds):
+                for batch in phase.batches():
+                    wanted = [live[point] for point in batch if point in live]
+                    now = f"round {index + 1} of {rounds}, {_axis(batch[0])}"
+                    for one in self._batch(phase, order(wanted, index, rounds), now, steps):
+                        del live[one.point]
+        return [record for one in live.values() for record in self._records(one)]
+
+    def _batch(
+        self, phase: Phase, batch: Sequence[Series], now: str, steps: Steps
+    ) -> list[Series]:
+        """One round of points with the same x; those that failed."""
+        if not batch:
+            return []
+        answers = self._guest.ask([one.command for one in batch], _expected(phase, batch))
+        failed = []
+        for one, answer in zip(batch, answers):
+            try:
+                one.rounds.append(_checked(one.point, answer))
+            except Failure as error:
+                self._fail(one.point, f"in a round: {error}")
+                failed.append(one)
+        steps.step(now, len(batch))
+        return failed
+
+    def _fail(self, point: Point, reason: str) -> None:
+        self.left_out.point(point, reason)
+        if reason != UNSUPPORTED:
+            self._report.say(f"left out: {point}: {reason}")
+
+    # How long.
+
+    def _trial(self, phase: Phase) -> list[Series]:
+        """Measure each point a little: that warms up, and tells how often a round can."""
+        found = []
+        broken: set[tuple[str, str]] = set()
+        with self._report.steps(f"{phase.name}: warming up", len(phase.points)) as steps:
+            for batch in phase.batches():
+                commands = [point.command(**_trial_length(point)) for point in batch]
+                answers = self._guest.ask(commands, 0.5 * len(batch))
+                for point, answer in zip(batch, answers):
+                    try:
+                        words = _checked(point, answer)
+                    except Failure as error:
+                        self._once(point, str(error), broken)
+                    else:
+                        found.append(Series(point, length(phase, point, words)))
+                steps.step(_axis(batch[0]), len(batch))
+        return found
+
+    def _once(self, point: Point, reason: str, broken: set[tuple[str, str]]) -> None:
+        """Say why a point fails, but for each peer and reason only once."""
+        self.left_out.point(point, reason)
+        if reason != UNSUPPORTED and (point.peer, reason) not in broken:
+            self._report.say(f"left out: {point}: {reason}")
+        broken.add((point.peer, reason))
+
+    # What comes of it.
+
+    def _records(self, series: Series) -> Iterator[Record]:
+        for use in series.point.uses:
+            if all(use.word in words for words in series.rounds):
+                yield self._record(series, use)
+
+    def _record(self, series: Series, use: Use) -> Record:
+        point, rounds = series.point, series.rounds
+        values = [words[use.word] for words in rounds]
+        p99 = [words[use.p99] for words in rounds if use.p99 in words] if use.p99 else []
+        several = use.figure not in ("7", "8", "throughput")
+        names = (point.peer, use.variant, use.metric if several else "")
+        return Record(
+            env=self._env,
+            figure=use.figure,
+            series=" ".join(name for name in names if name),
+            x=point.x,
+            unit=use.unit,
+            median=statistics.median(values),
+            p99=statistics.median(p99) if p99 else None,
+            rounds=len(values),
+            spread=(min(values), max(values)),
+            count=series.length.get("count"),
+            peer=point.peer,
+            variant=use.variant,
+            metric=use.metric,
+            boot=self._boot,
+            values=tuple(values),
+        )
+
+
+def _axis(point: Point) -> str:
+    """What the points of a batch have in common."""
+    name = {"inflight": "depth", "scale": "nodes"}.get(point.verb, "size")
+    return f"{name} {point.x}"
+
+
+def _checked(point: Point, answer: Answer) -> dict[str, float]:
+    """The words of an answer, if it has those that are needed, and these make sense."""
+    words = answer.words()
+    for use in point.uses:
+        if use.word not in words:
+            if not use.optional:
+                raise Failure(f"the answer has no {use.word}: {answer.text[:200]!r}")
+        elif words[use.word] < 0 or (words[use.word] == 0 and not use.optional):
+            raise Failure(f"the answer makes no sense: {use.word}={words[use.word]:g}")
+    return words
+
+
+def _trial_length(point: Point) -> dict[str, int]:
+    if point.verb == "call":
+        size = dict(point.words)["size"]
+        count = _TRIAL_CALLS_LARGE if size >= _LARGE else _TRIAL_CALLS
+        return {"count": count, "warm": max(1, count // 4)}
+    return {"ms": _TRIAL_MS} if point.verb in ("flood", "inflight") else {}
+
+
+def length(phase: Phase, point: Point, trial: dict[str, float]) -> dict[str, int]:
+    """How often, or for how long, a round measures a point; ``trial`` is what a short look gave."""
+    if point.verb in ("flood", "inflight"):
+        return {"ms": round(phase.milliseconds)}
+    if point.verb != "call":
+        return {}
+    each = max(trial.get("mean_ns", trial["p50_ns"]), 1.0) / 1e6
+    count = phase.milliseconds / each
+    if count < phase.least:
+        count = min(phase.least, count * _STRETCH)
+    count = round(min(max(count, _FEWEST_CALLS), _MOST_CALLS))
+    return {"count": count, "warm": max(1, min(round(count * _WARM_SHARE), _MOST_WARM))}
+
+
+def _expected(phase: Phase, batch: Sequence[Series]) -> float:
+    """How many seconds a round of these points should take at most."""
+    return phase.milliseconds / 1000 * _STRETCH * len(batch) + 1.0
+
+
+def fit(phases: Sequence[Phase], rounds: int, seconds: float) -> list[Phase]:
+    """Phases that take no longer than so many seconds together, or shorter ones if need be."""
+    total = sum(len(phase.points) * phase.milliseconds for phase in phases) * rounds / 1000
+    share = min(1.0, seconds / total) if total else 1.0
+    return [
+        plan.Phase(phase.name, phase.points, phase.milliseconds * share, phase.least)
+        for phase in phases
+    ]

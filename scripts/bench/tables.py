@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tables: report.md, the part of README.md that is made, and the end of what the terminal shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+from cluster.settings import HarnessError
+
+from . import plan
+from .environments import ENVIRONMENTS
+from .plan import BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
+from .ratios import Ratio, always_ahead, crossings, ratio
+from .records import Record, Results
+from .targets import TARGETS, Outcome, Target
+from .units import significant, size_text, text
+
+BEGIN = "<!-- made by scripts/bench.py --readme: begin -->"
+END = "<!-- made by scripts/bench.py --readme: end -->"
+# Where README.md has its pictures.
+PICTURES = Path("Documentation/bench")
+README_FIGURES = ("7", "8")
+
+NOTHING = "-"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, whose columns are in line; all but the first are numbers."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(width, 3) for width in widths]
+
+    def put(line: Sequence[str]) -> str:
+        first = f"{line[0]:<{widths[0]}}"
+        rest = [f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:])]
+        return f"| {' | '.join([first, *rest])} |"
+
+    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    return "\n".join([put(lines[0]), f"|{'|'.join(rule)}|", *(put(line) for line in lines[1:])])
+
+
+def _peers(results: Results, env: str, figure: str, peers: Iterable[str]) -> list[str]:
+    """Those of the peers that have records."""
+    there = {record.peer for record in results.of(env, figure)}
+    return [peer for peer in peers if peer in there]
+
+
+def _xs(records: Iterable[Record]) -> list[int]:
+    return sorted({record.x for record in records})
+
+
+def _cell(record: Record | None) -> str:
+    return text(record.median, record.unit) if record else NOTHING
+
+
+def ratio_text(value: Ratio | None) -> str:
+    """A ratio, and between what the rounds' were."""
+    if value is None:
+        return NOTHING
+    return f"{value.median:.2f} ({value.low:.2f}-{value.high:.2f})"
+
+
+# Figure 7.
+
+
+def times(results: Results, env: str) -> str:
+    """Times of calls, by size and peer."""
+    peers = _peers(results, env, "7", (*CLASSES, plan.ASYNC, *RIVALS))
+    rows = [
+        [size_text(size), *(_cell(results.one(env, "7", peer, size)) for peer in peers)]
+        for size in _xs(results.of(env, "7"))
+    ]
+    return table(["", *(PEERS[peer] for peer in peers)], rows)
+
+
+def call_ratios(results: Results, env: str, ours: str) -> str:
+    """The time of a call of one of our classes by that of each peer."""
+    peers = _peers(results, env, "7", RIVALS)
+    rows = []
+    for size in _xs(results.of(env, "7", ours)):
+        one = results.one(env, "7", ours, size)
+        found = (ratio(one, results.one(env, "7", peer, size)) for peer in peers)
+        rows.append([size_text(size), *(ratio_text(value) for value in found)])
+    return table([PEERS[ours], *(PEERS[peer] for peer in peers)], rows)
+
+
+# Figure 8.
+
+
+def crossing_lines(results: Results, env: str) -> list[str]:
+    """Where the lines of figure 8 cross, in words."""
+    told = []
+    for us in plan.SERVICE_US:
+        variant = plan.service_variant(us)
+        for index, first in enumerate(CLASSES):
+            for second in CLASSES[index + 1 :]:
+                lines = [results.of(env, "8", peer, variant) for peer in (first, second)]
+                if all(lines):
+                    told.append(f"handler of {us} µs: {_crossing(first, second, *lines)}")
+    return told
+
+
+def _crossing(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> str:
+    names = [PEERS[peer].removeprefix("KCCM ") for peer in (first, second)]
+    found = crossings(a, b)
+    if found:
+        places = ", ".join(
+            f"{names[1]} gets {'faster' if at.faster else 'slower'} than {names[0]} at about "
+            f"{_about(at.x)} (between {size_text(at.below)} and {size_text(at.above)})"
+            for at in found
+        )
+        return places
+    ahead = always_ahead(a, b)
+    if ahead == 0:
+        return f"no difference between {names[0]} and {names[1]} that all rounds show"
+    return f"{names[0]} is {'faster' if ahead > 0 else 'slower'} than {names[1]} at every size"
+
+
+def _about(x: float) -> str:
+    return f"{significant(x / 1024)} KiB" if x >= 10240 else f"{round(x, -1 if x > 100 else 0):.0f} B"
+
+
+def _figure_8(results: Results, env: str) -> list[str]:
+    parts = []
+    for us in plan.SERVICE_US:
+        variant = plan.service_variant(us)
+        records = results.of(env, "8", variant=variant)
+        if not records:
+            continue
+        rows = []
+        for size in _xs(records):
+            found = [results.one(env, "8", peer, size, variant) for peer in CLASSES]
+            short = found[0]
+            ratios = [ratio_text(ratio(record, short)) for record in found[1:]]
+            rows.append([size_text(size), *(_cell(record) for record in found), *ratios])
+        names = [PEERS[peer].removeprefix("KCCM ") for peer in CLASSES]
+        head = [f"handler of {us} µs", *names, *(f"{name} / short" for name in names[1:])]
+        parts.append(table(head, rows))
+    lines = crossing_lines(results, env)
+    return [*parts, "\n".join(f"- {line}" for line in lines)]
+
+
+# The others.
+
+
+def _throughput(results: Results, env: str) -> list[str]:
+    peers = _peers(results, env, "throughput", PEERS)
+    rows = []
+    for x in _xs(results.of(env, "throughput")):
+        for senders in plan.SENDERS:
+            variant = plan.senders_variant(senders)
+            records = {r.peer: r for r in results.of(env, "throughput", variant=variant) if r.x == x}
+            against = ratio_text(ratio(records.get("kccm"), records.get(FLOOR)))
+            cells = [_cell(records.get(peer)) for peer in peers]
+            rows.append([f"{size_text(x)}, {variant}", *cells, against])
+    return [table(["one way", *(PEERS[peer] for peer in peers), "KCCM / floor"], rows)]
+
+
+def _inflight(results: Results, env: str) -> list[str]:
+    peers = _peers(results, env, "inflight", PEERS)
+    parts = []
+    for metric, title in (("rate", "calls a second"), ("p50", "median time of a call")):
+        rows = [
+            [str(x), *(_cell(results.one(env, "inflight", p, x, "", metric)) for p in peers)]
+            for x in _xs(results.of(env, "inflight"))
+        ]
+        parts.append(table([f"in flight: {title}", *(PEERS[peer] for peer in peers)], rows))
+    return parts
+
+
+def _tails(results: Results, env: str) -> list[str]:
+    metrics = ("p50", "p99", "p99.9")
+    rows = []
+    for peer in _peers(results, env, "tails", PEERS):
+        one = {
+            (v, m): results.one(env, "tails", peer, SMALL, v, m)
+            for v in ("", BACKGROUND)
+            for m in metrics
+        }
+        against = ratio_text(ratio(one[BACKGROUND, "p99"], one["", "p99"]))
+        rows.append([PEERS[peer], *(_cell(record) for record in one.values()), against])
+    loaded = [f"{metric}, bulk" for metric in metrics]
+    return [table(["64 B", *metrics, *loaded, "p99: bulk / without"], rows)]
+
+
+def _cost(results: Results, env: str) -> list[str]:
+    metrics = [use.metric for use in plan.COSTS]
+    rows = []
+    for peer in _peers(results, env, "cost", PEERS):
+        cells = []
+        for metric in metrics:
+            record = results.one(env, "cost", peer, SMALL, "", metric)
+            if record and metric == "cpu":
+                cells.append(text(record.median, "ns"))
+            else:
+                cells.append(significant(record.median) if record else NOTHING)
+        rows.append([PEERS[peer], *cells])
+    return [table(["a call of 64 B", *metrics], rows)]
+
+
+def _scale(results: Results, env: str) -> list[str]:
+    metrics = [use.metric for use in plan.SCALES]
+    rows = [
+        [str(x), *(_cell(results.one(env, "scale", "kccm", x, "", metric)) for metric in metrics)]
+        for x in _xs(results.of(env, "scale"))
+    ]
+    return [table(["nodes", *metrics], rows)]
+
+
+def _figure_7(results: Results, env: str) -> list[str]:
+    parts = [times(results, env), "Times of KCCM by those of the peers; below 1 KCCM is faster:"]
+    there = _peers(results, env, "7", CLASSES)
+    return [*parts, *(call_ratios(results, env, ours) for ours in there)]
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[Results, str], list[str]]]] = {
+    "7": ("Figure 7: time of a call against size", _figure_7),
+    "8": ("Figure 8: short, softirq and long handlers", _figure_8),
+    "throughput": ("Throughput, one way", _throughput),
+    "inflight": ("Calls in flight", _inflight),
+    "tails": ("Tails", _tails),
+    "cost": ("Cost of a call", _cost),
+    "scale": ("Scale", _scale),
+}
+
+
+# The targets.
+
+
+def outcome_text(target: Target, outcome: Outcome) -> str:
+    """How a target stands, in a cell."""
+    if outcome.worst is None:
+        return outcome.status
+    value = outcome.worst.median
+    shown = text(value, target.unit) if target.unit else f"{value:.2f}"
+    where = f" ({outcome.label})" if len(target.quotients) > 1 else ""
+    missing = f"; not measured: {len(outcome.missing)} of {len(target.quotients)}"
+    status = f", {outcome.status}" if outcome.status else ""
+    return f"{shown}{where}{status}{missing if outcome.missing else ''}"
+
+
+def targets(results: Results, envs: Sequence[str]) -> str:
+    """All targets, with how they stand in each environment: the worst of each."""
+    rows = [
+        [
+            target.text,
+            target.goal,
+            *(outcome_text(target, target.outcome(results, env)) for env in envs),
+        ]
+        for target in TARGETS
+    ]
+    return table(["", "goal", *(ENVIRONMENTS[env].title for env in envs)], rows)
+
+
+# All together.
+
+
+def _order(results: Results) -> list[str]:
+    there = results.environments()
+    return [name for name in ENVIRONMENTS if name in there]
+
+
+def where_from(results: Results, env: str) -> list[str]:
+    """When and where the records of an environment were measured."""
+    lines = []
+    for boot in results.boots.values():
+        if boot.env == env:
+            figures = dict.fromkeys(r.figure for r in results.records if r.boot == boot.name)
+            rounds = {r.rounds for r in results.records if r.boot == boot.name}
+            lines.append(
+                f"{ENVIRONMENTS[env].title}: {boot.date}, {boot.kernel} on {boot.machine}; revision "
+                f"{boot.revision}, {min(rounds)} rounds, {boot.seconds:.0f} s; figures "
+                f"{', '.join(figures)}"
+            )
+    return lines
+
+
+def report(results: Results, pictures: Collection[str] = ()) -> str:
+    """All tables."""
+    envs = _order(results)
+    parts = [
+        "<!-- SPDX-License-Identifier: GPL-2.0 -->",
+        "# KCCM measured against its peers",
+        "Made by `make bench` from results.json. Each environment is one boot of one guest; a value is "
+        "the median of the rounds, a ratio the median of the rounds' ratios, with the lowest and the "
+        "highest in brackets. In each round every point was measured once, in another order.",
+        "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
+        "## Targets",
+        "The worst of what belongs to each, and where that is.",
+        targets(results, envs),
+    ]
+    for env in envs:
+        parts.append(f"## {ENVIRONMENTS[env].title}")
+        for figure, (title, make) in _SECTIONS.items():
+            if results.of(env, figure):
+                picture = f"figure-{figure}-{env}.svg"
+                shown = [f"![{title}]({picture})"] if picture in pictures else []
+                parts += [f"### {title}", *shown, *make(results, env)]
+        left_out = [line for b in results.boots.values() if b.env == env for line in b.left_out]
+        if left_out:
+            parts += ["### Left out", "\n".join(f"- {line}" for line in left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(results: Results, envs: Sequence[str]) -> str:
+    """What the terminal shows at the end."""
+    lines = []
+    for env in envs:
+        if env not in results.environments():
+            continue
+        lines.append(ENVIRONMENTS[env].title)
+        for target in TARGETS:
+            outcome = target.outcome(results, env)
+            if outcome.worst is not None:
+                lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome)}")
+        lines += [f"  {line}" for line in crossing_lines(results, env)]
+    return "\n".join(lines)
+
+
+# README.md.
+
+
+def readme_part(results: Results, folder: Path) -> str:
+    """What stands between the two marks of README.md."""
+    envs = _order(results)
+    first = envs[0]
+    parts = [
+        "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
+        targets(results, envs),
+    ]
+    for ours in _peers(results, first, "7", (plan.SOFTIRQ, plan.SHORT)):
+        title = f"Time of a call by that of each peer, {ENVIRONMENTS[first].title}; below 1 KCCM is faster:"
+        parts += [title, call_ratios(results, first, ours)]
+    for figure in README_FIGURES:
+        title = _SECTIONS[figure][0]
+        for env in envs[:1]:
+            picture = folder / f"figure-{figure}-{env}.svg"
+            if picture.exists():
+                parts.append(f"![{title}, {ENVIRONMENTS[env].title}]({PICTURES / picture.name})")
+    lines = crossing_lines(results, first)
+    if lines:
+        parts += ["Where the lines of figure 8 cross:", "\n".join(f"- {line}" for line in lines)]
+    return "\n\n".join(parts)
+
+
+def update_readme(results: Results, folder: Path, tree: Path) -> None:
+    """Put table and pictures into README.md, between the marks."""
+    path = tree / "README.md"
+    old = path.read_text()
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise HarnessError(f"{path} has not the lines {BEGIN} and {END}: put them where this goes")
+    part = readme_part(results, folder)
+    place = tree / PICTURES
+    place.mkdir(parents=True, exist_ok=True)
+    for figure in README_FIGURES:
+        for picture in folder.glob(f"figure-{figure}-*.svg"):
+            shutil.copy(picture, place / picture.name)
+    path.write_text(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}")
