@@ -17,6 +17,12 @@ ONLY ?=
 DURATION ?= 60
 SEED ?=
 KINDS ?=
+# Of a benchmark: where, which figures and peers (each default: all), and in how
+# many rounds.
+ENVS ?=
+FIGURES ?=
+PEERS ?=
+ROUNDS ?=
 # How many inputs the fuzzer makes for each target; ONLY names the targets, and
 # SEED, if it is given, makes the inputs the same again.
 RUNS ?=
@@ -86,6 +92,20 @@ compare: setup
 	@scripts/kernel/modules.sh base $(verbose) KCCM_SAMPLES=1
 	@$(with_env) exec $(PYTHON) scripts/compare.py '$(or $(BEFORE),HEAD)'
 
+PHONY += bench bench-quick
+bench bench-quick: setup_flags += --bench
+bench bench-quick: bench_flags = $(if $(ENVS),--envs '$(ENVS)') $(if $(FIGURES),--figures '$(FIGURES)') \
+	$(if $(PEERS),--peers '$(PEERS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
+bench: bench_kernels := bench uml
+bench-quick: bench_kernels := bench
+bench-quick: bench_flags += --quick
+bench bench-quick: setup
+	@for kernel in $(bench_kernels); do \
+		scripts/kernel/modules.sh "$$kernel" $(verbose) KCCM_BENCH=1 || exit 1; \
+	done
+	@$(MAKE) --no-print-directory -s -C tests/bench/user OUT='$(CURDIR)/build/bench/user'
+	@$(with_env) exec $(PYTHON) scripts/bench.py $(bench_flags)
+
 PHONY += fuzz fuzz-corpus fuzz-mutants
 fuzz: fuzz_flags = $(if $(RUNS),--runs '$(RUNS)') $(if $(SEED),--seed '$(SEED)')
 fuzz-corpus: fuzz_flags := --keep
@@ -154,6 +174,9 @@ help:
 	@echo '                     that can befall one, and prove that nothing was lost'
 	@echo '  detection        - measure how soon a node that dies is told to be down'
 	@echo '  compare          - measure this tree against another    BEFORE=revision (default: HEAD)'
+	@echo '  bench            - measure KCCM against its peers, in QEMU and UML    ENVS=qemu-1,...'
+	@echo '                     (with a kernel of its own; 40 minutes)    FIGURES=7,... PEERS=tcp,...'
+	@echo '  bench-quick      - figures 7 and 8 only, in QEMU with one processor: 3 minutes'
 	@echo '  setup            - only install and build what those need'
 	@echo '  SANITIZE=memory, with each of them: on a kernel that finds memory errors and misused'
 	@echo '                     locks (slow); =locks: locks alone; =leaks: memory that is lost'

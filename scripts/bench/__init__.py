@@ -10,7 +10,7 @@ How the parts fit together::
       |            their answers    and with two
     records        results.json and about.json, the only source of
       |            numbers for what follows
-      +-- ratios       ratios within a boot, where lines cross
+      +-- ratios       ratios within a boot (crossings: where lines cross)
       +-- plots        pictures
       `-- tables       report.md, the targets, the part of README.md
 

@@ -21,9 +21,8 @@ from cluster.machine import Machine, MachineSpec, assert_clean
 from cluster.rundir import RunDir
 from cluster.settings import HarnessError
 
-from .guest import PROGRAMS
+from .guest import MODULE, PROGRAMS
 
-MODULE = "kccm_bench"
 # For messages of 1 MiB on many connections, and 128 nodes in one kernel.
 MEMORY_MB = 1024
 BOOT_SECONDS = 60.0

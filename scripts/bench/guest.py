@@ -16,7 +16,8 @@ from typing import Protocol
 
 from cluster.channel import CommandTimeout, Result
 
-DEVICE = "/dev/kccm_bench"
+MODULE = "kccm_bench"
+DEVICE = f"/dev/{MODULE}"
 # Peers in user space, and the programs that are these: ``PROGRAM serve`` and ``PROGRAM call ...``.
 PROGRAMS = {"rpc": "bench_rpc", "user-tcp": "bench_tcp"}
 
@@ -38,13 +39,18 @@ class Answer:
     status: int
     text: str
 
-    def words(self) -> dict[str, float]:
-        """The numbers of the answer by their names; raises Failure when there are none."""
+    def pairs(self) -> dict[str, str]:
+        """The words of the answer; raises Failure when it tells of an error."""
         pairs = dict(word.split("=", 1) for word in self.text.split() if "=" in word)
-        if self.status == 0 and "error" in pairs:
-            raise Failure(pairs["error"])
         if self.status != 0:
             raise Failure(self._line() or f"it ended with status {self.status}")
+        if "error" in pairs:
+            raise Failure(pairs["error"])
+        return pairs
+
+    def words(self) -> dict[str, float]:
+        """The numbers of the answer by their names; raises Failure when there are none."""
+        pairs = self.pairs()
         if not pairs:
             raise Failure(f"it is no answer: {self._line()!r}")
         try:
@@ -53,7 +59,8 @@ class Answer:
             raise Failure(f"it is no answer: {self._line()!r}") from error
 
     def _line(self) -> str:
-        return " ".join(self.text.split())[:300]
+        """The text in one line; of what the module has logged, no more than that."""
+        return " ".join(self.text.rpartition(f"{MODULE}: ")[2].split())[:300]
 
 
 class Shell(Protocol):
@@ -66,9 +73,9 @@ class Shell(Protocol):
 # m <number> <command>...: runs a command and prints @<number> <status> <what it printed>. What
 # the module has to say of a failure is in the kernel's log.
 _FUNCTIONS = f"""
-k() {{ exec 3<>{DEVICE} && echo "$*" >&3 && cat <&3; }}
+k() {{ [ -c {DEVICE} ] && exec 3<>{DEVICE} && echo "$*" >&3 && cat <&3; }}
 m() {{ n=$1; shift; o=$("$@" 2>&1); s=$?
-[ $s = 0 ] || [ "$1" != k ] || o="$o $(dmesg | grep -F kccm_bench: | tail -n 1)"
+[ $s = 0 ] || [ "$1" != k ] || o="$o $(dmesg | grep -F {MODULE}: | tail -n 1)"
 echo "@$n $s $o"; }}
 """
 _ANSWER = re.compile(r"^@(\d+) (\d+) (.*?)(?=^@\d+ \d+ |\Z)", re.MULTILINE | re.DOTALL)
@@ -134,11 +141,8 @@ class Guest:
         program = PROGRAMS.get(peer)
         if program:
             self._serve(program)
-            return
-        answer = self.ask([f"start peer={peer}"], _START_SECONDS)[0]
-        if answer.status != 0 or "error=" in answer.text:
-            answer.words()
-            raise Failure(answer.text)
+        else:
+            self.ask([f"start peer={peer}"], _START_SECONDS)[0].pairs()
 
     def _serve(self, program: str) -> None:
         """Start a server in the background, and wait until it says that it is ready."""

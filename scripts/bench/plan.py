@@ -161,7 +161,7 @@ def _throughput() -> Iterator[Point]:
     for size in FLOOD_SIZES:
         what = ("messages", "per_s", "1/s") if size == SMALL else ("bytes", "bytes_per_s", "B/s")
         for senders in SENDERS:
-            for peer in (FLOOR, "kccm", "tipc", "tipc-local", "user-tcp"):
+            for peer in (FLOOR, "kccm", "tipc", "tipc-local"):
                 words = (("size", size), ("senders", senders))
                 use = Use("throughput", *what, variant=senders_variant(senders))
                 yield Point("flood", peer, size, words, (use,))

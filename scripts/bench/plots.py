@@ -7,17 +7,19 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from . import plan
+from . import crossings, plan
 from .environments import ENVIRONMENTS
 from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL, SOFTIRQ
 from .records import Record, Results
@@ -97,6 +99,9 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 # What several have in common.
 
+# The spread of a bar.
+_WHISKERS: dict[str, Any] = {"elinewidth": 0.8, "capsize": 2, "ecolor": "#404040", "fmt": "none"}
+
 
 def _titled(results: Results, env: str, figure: str, title: str, picture: Figure) -> None:
     records = results.of(env, figure)
@@ -121,9 +126,12 @@ def _bytes_axis(axes: Axes) -> None:
 
 
 def _log_axis(axes: Axes, unit: str, which: str = "y") -> None:
-    """A logarithmic axis, labelled with units."""
+    """A logarithmic axis, labelled with units; a short one between the powers of ten, too."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    if high / low < 300:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value, unit)))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
@@ -148,6 +156,7 @@ def _line(axes: Axes, records: Sequence[Record], peer: str, label: str = "") -> 
         linewidth=style.width,
         elinewidth=0.8,
         capsize=2,
+        clip_on=False,
         label=label or PEERS[peer],
         zorder=3 if peer.startswith("kccm") else 2,
     )
@@ -179,9 +188,31 @@ def _label_ends(axes: Axes, ends: Iterable[tuple[float, str, str]], gap: float) 
             color=colour,
             va="center",
             fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 4,
+            },
             annotation_clip=False,
         )
+
+
+def _label_point(axes: Axes, record: Record, name: str, colour: str) -> None:
+    """Name a line that ends before the others, where it ends."""
+    axes.annotate(
+        name,
+        xy=(record.x, record.median),
+        xytext=(7, -3),
+        textcoords="offset points",
+        color=colour,
+        va="top",
+        fontsize=8.5,
+        path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+        zorder=5,
+    )
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
@@ -206,8 +237,13 @@ def _top(group: tuple[float, list[float]], gap: float) -> float:
     return group[0] + gap * (len(group[1]) - 1) / 2
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    picture, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+def _grid(
+    rows: int, columns: int, width: float, height: float, same: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A picture of several parts, which may have the same heights."""
+    picture, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, sharey=same
+    )
     return picture, [one for row in axes for one in row]
 
 
@@ -221,11 +257,14 @@ def _figure_7(results: Results, env: str) -> Figure:
         records = results.of(env, "7", peer)
         if records:
             _line(axes, records, peer)
-            paper = f"\n({PAPER[peer]})" if peer in PAPER else ""
-            ends.append((records[-1].median, PEERS[peer] + paper, STYLES[peer].colour))
+            name = PEERS[peer] + (f"\n({PAPER[peer]})" if peer in PAPER else "")
+            if records[-1].x == max(plan.SIZES):
+                ends.append((records[-1].median, name, STYLES[peer].colour))
+            else:
+                _label_point(axes, records[-1], name, STYLES[peer].colour)
     _bytes_axis(axes)
     _log_axis(axes, "ns")
-    axes.set_xlim(-4, 1 << 20)
+    axes.set_xlim(0, 1 << 20)
     axes.axvline(PAPER_CROSSING, color="#808080", linestyle=(0, (2, 2)), linewidth=1)
     axes.annotate(
         "paper: from 3000 B up, KCCM\nwith reply is ahead of Sun RPC",
@@ -241,6 +280,7 @@ def _figure_7(results: Results, env: str) -> Figure:
     axes.set_xlabel("arguments, and reply (asynchronous: arguments alone), bytes")
     axes.set_ylabel("median time of a call")
     _label_ends(axes, ends, 0.068)
+    picture.tight_layout()
     _titled(results, env, "7", "Figure 7: time of a remote call against size", picture)
     return picture
 
@@ -248,29 +288,45 @@ def _figure_7(results: Results, env: str) -> Figure:
 def _figure_8(results: Results, env: str) -> Figure:
     there = [us for us in plan.SERVICE_US if results.of(env, "8", variant=plan.service_variant(us))]
     rows = (len(there) + 1) // 2
-    picture, all_axes = _grid(rows, min(2, len(there)), 9.5, 3.6 * rows)
+    picture, all_axes = _grid(rows, min(2, len(there)), 9.5, 3.9 * rows, same=True)
     for axes, us in zip(all_axes, there):
         for peer in (LONG, SHORT, SOFTIRQ):
             records = results.of(env, "8", peer, plan.service_variant(us))
             if records:
                 _line(axes, records, peer)
         _bytes_axis(axes)
-        _log_axis(axes, "ns")
+        axes.set_xlim(0, 1 << 20)
         axes.set_title("empty handler" if us == 0 else f"handler takes {us} µs")
-        if us:
+        axes.annotate(
+            "\n".join(crossings.told(results, env, us)),
+            xy=(0.99, 0.03),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#606060",
+            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+            zorder=4,
+        )
+        if us >= 10:
             axes.axhline(us * 1000, color="#808080", linestyle=(0, (2, 2)), linewidth=1)
             axes.annotate(
                 "the handler alone",
-                xy=(1, us * 1000),
+                xy=(0, us * 1000),
                 xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
+                xytext=(4, -3),
                 textcoords="offset points",
-                ha="right",
+                va="top",
                 color="#606060",
                 fontsize=8,
             )
         axes.set_xlabel("arguments, and reply, bytes")
-    all_axes[0].set_ylabel("median time of a call")
+    _log_axis(all_axes[0], "ns")
+    low, high = all_axes[0].get_ylim()
+    # Room for what is said of the crossings.
+    all_axes[0].set_ylim(low / 3, high)
+    for axes in all_axes[:: min(2, len(there))]:
+        axes.set_ylabel("median time of a call")
     all_axes[0].legend(frameon=False, loc="upper left")
     for axes in all_axes[len(there) :]:
         axes.set_visible(False)
@@ -289,7 +345,8 @@ def _throughput(results: Results, env: str) -> Figure:
     titles = {64: "64 B: messages a second", 65536: "64 KiB: bytes a second"}
     titles[1 << 20] = "1 MiB: bytes a second"
     for axes, size in zip(all_axes, sizes):
-        _throughput_bars(axes, [r for r in results.of(env, "throughput") if r.x == size])
+        records = [r for r in results.of(env, "throughput") if r.x == size]
+        _throughput_bars(axes, records, named=axes is all_axes[0])
         axes.set_title(titles.get(size, str(size)))
     handles = [plt.Rectangle((0, 0), 1, 1, color="#606060", alpha=a) for a in (1.0, 0.45)]
     labels = [plan.senders_variant(senders) for senders in plan.SENDERS]
@@ -299,8 +356,8 @@ def _throughput(results: Results, env: str) -> Figure:
     return picture
 
 
-def _throughput_bars(axes: Axes, records: Sequence[Record]) -> None:
-    peers = [peer for peer in PEERS if any(record.peer == peer for record in records)]
+def _throughput_bars(axes: Axes, records: Sequence[Record], named: bool) -> None:
+    peers = [peer for peer in PEERS if peer in {record.peer for record in records}]
     variants = [plan.senders_variant(senders) for senders in plan.SENDERS]
     for row, peer in enumerate(peers):
         for column, variant in enumerate(variants):
@@ -314,9 +371,8 @@ def _throughput_bars(axes: Axes, records: Sequence[Record]) -> None:
                 height=0.36,
                 color=STYLES[peer].colour,
                 alpha=1.0 if column == 0 else 0.45,
-                xerr=_bars([one]),
-                error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#404040"},
             )
+            axes.errorbar([one.median], [y], xerr=_bars([one]), **_WHISKERS)
             axes.annotate(
                 text(one.median, one.unit),
                 xy=(one.spread[1], y),
@@ -325,20 +381,23 @@ def _throughput_bars(axes: Axes, records: Sequence[Record]) -> None:
                 va="center",
                 fontsize=7,
             )
-    _rows(axes, [PEERS[peer] for peer in peers])
-    axes.set_xlim(0, max(record.spread[1] for record in records) * 1.32)
-    unit = records[0].unit
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value, unit)))
-    axes.tick_params(axis="x", labelsize=7)
+    _rows(axes, peers, named)
+    _bars_axis(axes, max(record.spread[1] for record in records) * 1.45)
 
 
-def _rows(axes: Axes, names: Sequence[str]) -> None:
+def _rows(axes: Axes, peers: Sequence[str], named: bool = True) -> None:
     """Name the rows of a horizontal picture, the first on top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(peers)), [PEERS[peer] if named else "" for peer in peers])
+    axes.set_ylim(len(peers) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+
+
+def _bars_axis(axes: Axes, length: float) -> None:
+    """The axis of bars that say themselves how long they are."""
+    axes.set_xlim(0, length or 1)
+    axes.xaxis.set_major_locator(NullLocator())
+    axes.spines["bottom"].set_visible(False)
 
 
 def _inflight(results: Results, env: str) -> Figure:
@@ -359,7 +418,7 @@ def _inflight(results: Results, env: str) -> Figure:
         axes.set_title(title)
         axes.set_xlabel("calls in flight")
         _label_ends(axes, ends, 0.055)
-    picture.tight_layout(w_pad=8)
+    picture.tight_layout(w_pad=1)
     _titled(results, env, "inflight", "Calls of 64 bytes in flight", picture)
     return picture
 
@@ -373,7 +432,7 @@ def _tails(results: Results, env: str) -> Figure:
     for row, peer in enumerate(peers):
         for variant, shift in (("", -0.17), (BACKGROUND, 0.17)):
             _tail(axes, results.of(env, "tails", peer, variant), row + shift, bool(variant))
-    _rows(axes, [PEERS[peer] for peer in peers])
+    _rows(axes, peers)
     _log_axis(axes, "ns", "x")
     for metric, marker in _PERCENTILES.items():
         axes.plot([], [], marker, color="#404040", label=metric)
@@ -381,6 +440,7 @@ def _tails(results: Results, env: str) -> Figure:
     axes.plot([], [], "--", color="#404040", label="during a bulk transfer\non the same pair")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_xlabel("time of a call of 64 bytes")
+    picture.tight_layout()
     _titled(results, env, "tails", "Tails: a call of 64 bytes, alone and during a bulk transfer", picture)
     return picture
 
@@ -414,23 +474,21 @@ def _cost(results: Results, env: str) -> Figure:
         "wakeups": "wake-ups",
         "allocations": "allocations",
     }
-    picture, all_axes = _grid(1, len(uses), 3.2 * len(uses) + 1.5, 4.2)
+    picture, all_axes = _grid(1, len(uses), 2.6 * len(uses) + 1.5, 4.2)
     peers = [peer for peer in PEERS if results.of(env, "cost", peer)]
     for axes, use in zip(all_axes, uses):
         for row, peer in enumerate(peers):
             one = results.one(env, "cost", peer, SMALL, "", use.metric)
             if one is None:
                 continue
-            axes.barh(row, one.median, height=0.62, color=STYLES[peer].colour, xerr=_bars([one]))
+            axes.barh(row, one.median, height=0.62, color=STYLES[peer].colour)
+            axes.errorbar([one.median], [row], xerr=_bars([one]), **_WHISKERS)
             shown = time_text(one.median) if use.metric == "cpu" else significant(one.median)
             place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             axes.annotate(shown, xy=(one.spread[1], row), fontsize=7.5, **place)
-        _rows(axes, [PEERS[peer] for peer in peers] if axes is all_axes[0] else [""] * len(peers))
+        _rows(axes, peers, axes is all_axes[0])
         highest = max(r.spread[1] for r in results.of(env, "cost", metric=use.metric))
-        axes.set_xlim(0, highest * 1.3 or 1)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-        if use.metric == "cpu":
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value, "ns")))
+        _bars_axis(axes, highest * 1.35)
         axes.set_title(titles[use.metric])
     picture.tight_layout()
     _titled(results, env, "cost", "What a call of 64 bytes costs", picture)
@@ -454,6 +512,9 @@ def _scale(results: Results, env: str) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         if all(record.spread[0] > 0 for record in records):
             axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            if high / low < 4:
+                axes.set_ylim(low / 2, high * 2)
         # Even where all values lie within one power of ten, some of them are named.
         axes.yaxis.set_major_locator(FixedLocator(sorted({r.median for r in records})))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster.settings import HarnessError
 
-from . import plan
+from . import crossings, plan
 from .environments import ENVIRONMENTS
 from .plan import BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
-from .ratios import Ratio, always_ahead, crossings, ratio
+from .ratios import Ratio, ratio
 from .records import Record, Results
 from .targets import TARGETS, Outcome, Target
 from .units import significant, size_text, text
@@ -89,39 +89,6 @@ def call_ratios(results: Results, env: str, ours: str) -> str:
 # Figure 8.
 
 
-def crossing_lines(results: Results, env: str) -> list[str]:
-    """Where the lines of figure 8 cross, in words."""
-    told = []
-    for us in plan.SERVICE_US:
-        variant = plan.service_variant(us)
-        for index, first in enumerate(CLASSES):
-            for second in CLASSES[index + 1 :]:
-                lines = [results.of(env, "8", peer, variant) for peer in (first, second)]
-                if all(lines):
-                    told.append(f"handler of {us} µs: {_crossing(first, second, *lines)}")
-    return told
-
-
-def _crossing(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> str:
-    names = [PEERS[peer].removeprefix("KCCM ") for peer in (first, second)]
-    found = crossings(a, b)
-    if found:
-        places = ", ".join(
-            f"{names[1]} gets {'faster' if at.faster else 'slower'} than {names[0]} at about "
-            f"{_about(at.x)} (between {size_text(at.below)} and {size_text(at.above)})"
-            for at in found
-        )
-        return places
-    ahead = always_ahead(a, b)
-    if ahead == 0:
-        return f"no difference between {names[0]} and {names[1]} that all rounds show"
-    return f"{names[0]} is {'faster' if ahead > 0 else 'slower'} than {names[1]} at every size"
-
-
-def _about(x: float) -> str:
-    return f"{significant(x / 1024)} KiB" if x >= 10240 else f"{round(x, -1 if x > 100 else 0):.0f} B"
-
-
 def _figure_8(results: Results, env: str) -> list[str]:
     parts = []
     for us in plan.SERVICE_US:
@@ -138,7 +105,7 @@ def _figure_8(results: Results, env: str) -> list[str]:
         names = [PEERS[peer].removeprefix("KCCM ") for peer in CLASSES]
         head = [f"handler of {us} µs", *names, *(f"{name} / short" for name in names[1:])]
         parts.append(table(head, rows))
-    lines = crossing_lines(results, env)
+    lines = crossings.lines(results, env)
     return [*parts, "\n".join(f"- {line}" for line in lines)]
 
 
@@ -315,7 +282,7 @@ def summary(results: Results, envs: Sequence[str]) -> str:
             outcome = target.outcome(results, env)
             if outcome.worst is not None:
                 lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome)}")
-        lines += [f"  {line}" for line in crossing_lines(results, env)]
+        lines += [f"  {line}" for line in crossings.lines(results, env)]
     return "\n".join(lines)
 
 
@@ -339,7 +306,7 @@ def readme_part(results: Results, folder: Path) -> str:
             picture = folder / f"figure-{figure}-{env}.svg"
             if picture.exists():
                 parts.append(f"![{title}, {ENVIRONMENTS[env].title}]({PICTURES / picture.name})")
-    lines = crossing_lines(results, first)
+    lines = crossings.lines(results, first)
     if lines:
         parts += ["Where the lines of figure 8 cross:", "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(parts)

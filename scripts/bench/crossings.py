@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where the lines of figure 8 cross, which tells a user which class to choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import plan
+from .plan import CLASSES, PEERS
+from .ratios import ratio
+from .records import Record, Results
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Between which two x, and about where, the second line gets below the first, or above it."""
+
+    x: float
+    below: int
+    above: int
+    faster: bool
+
+
+def between(first: Sequence[Record], second: Sequence[Record]) -> list[Crossing]:
+    """Where the second of two lines crosses the first.
+
+    A point counts only where one of the two was ahead in nine tenths of the rounds: what
+    lies on top of each other does not cross.
+    """
+    other = {record.x: record for record in first}
+    found = []
+    last: tuple[int, float] | None = None
+    for record in sorted(second, key=lambda record: record.x):
+        at = ratio(record, other.get(record.x))
+        if at is None or not _decided(record, other[record.x]):
+            continue
+        height = math.log(at.median)
+        if last and height * last[1] < 0:
+            found.append(_between(last, (record.x, height)))
+        last = (record.x, height)
+    return found
+
+
+def _decided(a: Record, b: Record) -> bool:
+    below = sum(x < y for x, y in zip(a.values, b.values))
+    above = sum(x > y for x, y in zip(a.values, b.values))
+    return max(below, above) >= 0.9 * len(a.values)
+
+
+def _between(left: tuple[int, float], right: tuple[int, float]) -> Crossing:
+    """Where a straight line between two points, on a logarithmic axis, is at height 0."""
+    (x0, y0), (x1, y1) = left, right
+    share = y0 / (y0 - y1)
+    low, high = math.log(max(x0, 1)), math.log(x1)
+    return Crossing(math.exp(low + share * (high - low)), x0, x1, faster=y1 < 0)
+
+
+def always_ahead(first: Sequence[Record], second: Sequence[Record]) -> int:
+    """1 if the first of two lines is below the second wherever that is decided, -1 if above, else 0."""
+    other = {record.x: record for record in second}
+    signs = set()
+    for record in first:
+        at = ratio(record, other.get(record.x))
+        if at and at.median != 1 and _decided(record, other[record.x]):
+            signs.add(1 if at.median < 1 else -1)
+    return signs.pop() if len(signs) == 1 else 0
+
+
+# In words.
+
+
+def told(results: Results, env: str, us: int) -> list[str]:
+    """What there is to say of each two classes, with handlers that take so long."""
+    lines = []
+    for index, first in enumerate(CLASSES):
+        for second in CLASSES[index + 1 :]:
+            a, b = (results.of(env, "8", p, plan.service_variant(us)) for p in (first, second))
+            if a and b:
+                lines.append(_told(first, second, a, b))
+    return lines
+
+
+def lines(results: Results, env: str) -> list[str]:
+    """All of it, for all handlers."""
+    return [
+        f"handler of {us} µs: {line}" for us in plan.SERVICE_US for line in told(results, env, us)
+    ]
+
+
+def _told(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> str:
+    one, other = (PEERS[peer].removeprefix("KCCM ") for peer in (first, second))
+    found = between(a, b)
+    if found:
+        words = ("faster" if at.faster else "slower" for at in found)
+        places = [f"{word} from about {_about(at.x)} up" for word, at in zip(words, found)]
+        return f"{other}, against {one}: {', then '.join(places)}"
+    ahead = always_ahead(a, b)
+    if ahead == 0:
+        return f"{other}, against {one}: no difference that the rounds agree on"
+    return f"{other}, against {one}: {'slower' if ahead > 0 else 'faster'} at every size"
+
+
+def _about(x: float) -> str:
+    """Two figures, and no more: between two sizes it is a guess."""
+    return f"{float(f'{x / 1024:.2g}'):g} KiB" if x >= 1024 else f"{float(f'{x:.2g}'):g} B"

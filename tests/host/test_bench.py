@@ -1,0 +1,583 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The benchmark, with a guest that makes its numbers up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from bench import crossings, environments, guest, main, plan, plots, ratios, records, rounds, tables
+from bench.guest import Answer, Failure, Guest
+from bench.progress import Report
+from bench.records import Boot, Record, Results
+from bench.targets import TARGETS
+from bench.units import significant, size_text, text
+from bench_guest import FakeGuest
+from cluster.channel import CommandTimeout, Result
+from cluster.settings import HarnessError
+
+# Marks in README.md are looked for in the tree, too.
+TREE = Path(__file__).resolve().parents[2]
+
+
+def silent() -> Report:
+    """A report that is kept."""
+    return Report(Console(record=True, file=open("/dev/null", "w"), width=200))
+
+
+def said(report: Report) -> str:
+    """What the user was told."""
+    return report.console.export_text(clear=False)
+
+
+def a_record(values: tuple[float, ...], x: int = 64, boot: str = "one", **more: object) -> Record:
+    """A record of figure 7, unless told otherwise."""
+    fields: dict[str, object] = {
+        "env": "qemu-1",
+        "figure": "7",
+        "series": "tcp",
+        "peer": "tcp",
+        "variant": "",
+        "metric": "p50",
+        "unit": "ns",
+        "median": sorted(values)[len(values) // 2],
+        "p99": None,
+        "rounds": len(values),
+        "spread": (min(values), max(values)),
+        "count": 100,
+        **more,
+    }
+    return Record(x=x, boot=boot, values=values, **fields)  # type: ignore[arg-type]
+
+
+def measured(fake: FakeGuest, figures: tuple[str, ...], report: Report | None = None) -> list[Record]:
+    """Everything of these figures."""
+    measurement = rounds.Measurement(fake, report or silent(), "boot", "qemu-1")  # type: ignore[arg-type]
+    there = measurement.start(plan.peers_of(figures))
+    found = []
+    for phase in plan.phases(figures, there):
+        found += measurement.run(phase, 7)
+    return found
+
+
+# Answers.
+
+
+def test_words_of_an_answer() -> None:
+    """Numbers by name; whatever else it says is a failure that says what."""
+    assert Answer(0, "p50_ns=21300 switches=2.01").words() == {"p50_ns": 21300, "switches": 2.01}
+    for status, said_there, why in (
+        (0, "error=unsupported", "unsupported"),
+        (0, "what?", "no answer: 'what\\?'"),
+        (0, "", "no answer"),
+        (0, "p50_ns=fast", "no answer: 'p50_ns=fast'"),
+        (1, "", "status 1"),
+        (1, "sh: write error: Invalid argument [ 1.2] kccm_bench: no peer x", "^no peer x$"),
+        (1, "p50_ns=3", "p50_ns=3"),
+    ):
+        with pytest.raises(Failure, match=why):
+            Answer(status, said_there).words()
+
+
+class Busybox:
+    """A shell of this machine in the place of a guest's."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.hang = ""
+        self.ran: list[str] = []
+
+    def program(self, name: str, script: str) -> None:
+        """Put a program on its PATH."""
+        path = self.place / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, command: str, timeout: float = 30.0, check: bool = True) -> Result:
+        """As a machine does."""
+        assert not check
+        self.ran.append(command)
+        if self.hang and self.hang in command:
+            raise CommandTimeout(f"longer than {timeout:g} s")
+        done = subprocess.run(
+            ["busybox", "sh", "-c", command.replace("/run/", f"{self.place}/")],
+            env={"PATH": f"{self.place}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(name="shell")
+def _shell(tmp_path: Path) -> Busybox:
+    """A shell with programs in the place of peers, and without a device."""
+    shell = Busybox(tmp_path)
+    shell.program("bench_rpc", 'echo "p50_ns=1 args=$#"; [ "$2" != size=3 ] || exit 3')
+    shell.program("dmesg", "echo '[ 1.5] kccm_bench: the device is broken'")
+    if not shutil.which("usleep"):
+        shell.program("usleep", "sleep 0.05")
+    return shell
+
+
+def test_commands_in_one_shell(shell: Busybox) -> None:
+    """Several commands are run by one shell, and where one fails, the others go on."""
+    commands = [f"call peer=rpc size={size} count=1" for size in (2, 3, 4)]
+    commands.insert(1, "call peer=tcp size=1 count=1")
+    answers = Guest(shell).ask(commands)
+    assert len(shell.ran) == 1
+    assert [answer.status for answer in answers][2:] == [3, 0]
+    assert answers[0] == answers[3] == Answer(0, "p50_ns=1 args=3")
+    with pytest.raises(Failure, match="^the device is broken$"):
+        answers[1].words()
+
+
+def test_a_command_that_hangs(shell: Busybox) -> None:
+    """It is found, and the others have their answers."""
+    shell.hang = "size=3"
+    answers = Guest(shell).ask([f"call peer=rpc size={size}" for size in (2, 3, 4)])
+    assert [answer.status for answer in answers] == [0, 124, 0]
+    assert len(shell.ran) == 4 and "no answer in" in answers[1].text
+
+
+def test_an_answer_that_is_lost() -> None:
+    """What a script has not printed counts as failed."""
+    answers = guest.answers_in("noise\n@1 0 a=1\nb=2\n@2 0 c=3\n", 3)
+    assert answers == [Answer(1, "no answer"), Answer(0, "a=1\nb=2"), Answer(0, "c=3")]
+
+
+def test_servers(shell: Busybox) -> None:
+    """A server is waited for; one that ends, or is not there, is no peer."""
+    shell.program("bench_tcp", "sleep 0.2; echo ready; sleep 1")
+    Guest(shell).start("user-tcp")
+    shell.program("bench_tcp", "echo 'no such port'; exit 1")
+    with pytest.raises(Failure, match="no such port"):
+        Guest(shell).start("user-tcp")
+    (shell.place / "bench_tcp").unlink()
+    with pytest.raises(Failure, match="the guest has no bench_tcp"):
+        Guest(shell).start("user-tcp")
+
+
+# The plan.
+
+
+def test_plan_has_what_is_asked_for() -> None:
+    """All sizes and classes; what several figures have in common is measured once."""
+    (calls,) = plan.phases(("7", "8", "cost"))
+    commands = [point.command() for point in calls.points]
+    assert len(commands) == len(set(commands))
+    seven = [point for point in calls.points if any(use.figure == "7" for use in point.uses)]
+    assert {point.x for point in seven} == set(plan.SIZES)
+    assert {point.peer for point in seven} == {*plan.RIVALS, *plan.CLASSES, plan.ASYNC}
+    common = next(p for p in calls.points if p.command() == "call peer=kccm-short size=64")
+    assert {use.figure for use in common.uses} == {"7", "8", "cost"}
+    handlers = {dict(point.words).get("service_us", 0) for point in calls.points}
+    assert handlers == set(plan.SERVICE_US)
+    for batch in calls.batches():
+        assert len({point.x for point in batch}) == 1
+    assert {phase.name for phase in plan.phases(plan.FIGURES)} == {
+        *("calls", "throughput", "inflight", "tails", "scale")
+    }
+    assert plan.phases(("7",), ["tcp"])[0].points == tuple(
+        p for p in plan.phases(("7",))[0].points if p.peer == "tcp"
+    )
+
+
+def test_sunrpc_comes_after_the_server_that_it_calls() -> None:
+    """Peers are set up in order."""
+    peers = plan.peers_of(plan.FIGURES)
+    assert peers.index("rpc") < peers.index("sunrpc")
+
+
+def test_order_of_a_round() -> None:
+    """Every round has all, begins with another one, and does not always go the same way."""
+    items = list(range(12))
+    orders = [rounds.order(items, index, 7) for index in range(7)]
+    assert all(sorted(order) == items for order in orders)
+    assert len({order[0] for order in orders}) >= 6
+    # None is always just after the same.
+    for item in items:
+        before = {order[order.index(item) - 1] for order in orders}
+        assert len(before) > 1
+    assert rounds.order([], 3, 7) == [] and rounds.order([1], 3, 7) == [1]
+
+
+@pytest.mark.parametrize(
+    ("mean_ns", "count"),
+    [(10_000, 9000), (90_000, 1000), (9_000_000, 20), (90_000_000, 3), (900_000_000, 3), (1, 50_000)],
+)
+def test_how_often(mean_ns: int, count: int) -> None:
+    """A round of a point takes as long as planned, with limits for what is slow or fast."""
+    phase = plan.phases(("7",))[0]
+    point = phase.points[0]
+    found = rounds.length(phase, point, {"p50_ns": mean_ns, "mean_ns": mean_ns})
+    assert found["count"] == count and 1 <= found["warm"] <= 200
+
+
+def test_rounds_are_made_to_fit() -> None:
+    """With less time there is less of each round, not fewer rounds."""
+    phases = plan.phases(plan.QUICK_FIGURES)
+    short = rounds.fit(phases, 7, 30.0)
+    assert sum(p.milliseconds * len(p.points) for p in short) * 7 == pytest.approx(30_000)
+    assert rounds.fit(phases, 7, 1e6) == phases
+
+
+# Measuring.
+
+
+def test_records_of_the_figures() -> None:
+    """Every figure has its records, with what the rounds have given."""
+    found = measured(FakeGuest(), plan.FIGURES)
+    assert {record.figure for record in found} == set(plan.FIGURES)
+    keys = [(record.figure, record.series, record.x, record.unit) for record in found]
+    assert len(keys) == len(set(keys))
+    for record in found:
+        assert record.rounds == len(record.values) == 7
+        low, high = record.spread
+        assert low <= record.median <= high
+        assert (record.p99 is not None) == (record.metric == "p50" and record.figure in "7 8 inflight")
+    units = {record.metric: record.unit for record in found}
+    assert units["messages"] == "1/s" and units["bytes"] == "B/s" and units["idle CPU"] == "ppm"
+
+
+def test_every_round_asks_for_everything() -> None:
+    """One batch for each x, in each of the rounds, after the one that warms up."""
+    fake = FakeGuest()
+    measured(fake, ("7",))
+    assert len(fake.asked) == len(plan.SIZES) * 8
+    firsts = {batch[0].split()[1] for batch in fake.asked[len(plan.SIZES) :]}
+    assert len(firsts) >= 6
+
+
+def twist(wanted: str, answer: str, after: int = 0) -> Callable[[str, str], str]:
+    """Answer otherwise to commands with these words, after so many that are answered well."""
+    seen = [0]
+
+    def change(command: str, text_: str) -> str:
+        if not set(wanted.split()) <= set(command.split()):
+            return text_
+        seen[0] += 1
+        return answer if seen[0] > after else text_
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("failed: it is on fire", "it is on fire"),
+        ("", "it is no answer"),
+        ("p99_ns=3", "the answer has no p50_ns"),
+        ("p50_ns=0 p99_ns=1", "p50_ns=0"),
+        ("p50_ns=-3", "p50_ns=-3"),
+        ("p50_ns=nine", "it is no answer"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 3])
+def test_wrong_answers_are_told_and_left_out(answer: str, reason: str, after: int) -> None:
+    """At once, or in the midst of the rounds: no record is made of it, and all others are."""
+    report = silent()
+    good = measured(FakeGuest(), ("7",))
+    found = measured(FakeGuest(twist=twist("peer=tcp size=64", answer, after)), ("7",), report)
+    missing = {(r.series, r.x) for r in good} - {(r.series, r.x) for r in found}
+    assert missing == {("tcp", 64)}
+    assert "left out: call tcp size=64" in said(report) and reason in said(report)
+
+
+def test_unsupported_sizes_are_left_out_quietly() -> None:
+    """They are in the list of what was left out, but no line of the log."""
+    report = silent()
+    measurement = rounds.Measurement(FakeGuest(), report, "boot", "qemu-1")  # type: ignore[arg-type]
+    (phase,) = plan.phases(("7",), ["tcp", "tipc"])
+    found = measurement.run(phase, 7)
+    assert max(record.x for record in found if record.peer == "tipc") == 65536
+    assert measurement.left_out.lines() == ["tipc: call size=1048576: unsupported"]
+    assert "left out" not in said(report)
+
+
+def test_missing_peers_are_told_once() -> None:
+    """A peer that is not to be had is in no round."""
+    report, fake = silent(), FakeGuest()
+    fake.missing["tipc"] = "no module"
+    found = measured(fake, ("7", "throughput"), report)
+    assert "tipc" not in {record.peer for record in found} and len(found) > 50
+    assert said(report).count("left out: tipc: no module") == 1
+
+
+def test_costs_that_cannot_be_had() -> None:
+    """No record is made of a word that is not there."""
+    fake = FakeGuest()
+    fake.costs = False
+    found = measured(fake, ("7", "cost"))
+    assert {record.figure for record in found} == {"7"}
+
+
+# Statistics.
+
+
+def test_ratio_is_made_round_by_round() -> None:
+    """The median of the ratios is not the ratio of the medians."""
+    found = ratios.ratio(a_record((1.0, 2.0, 9.0)), a_record((1.0, 4.0, 3.0)))
+    assert found and (found.median, found.low, found.high) == (1.0, 0.5, 3.0)
+
+
+def test_ratios_within_a_boot_only() -> None:
+    """Nothing is compared across boots, with nothing, or with nought."""
+    one = a_record((1.0, 2.0))
+    assert ratios.ratio(one, a_record((1.0, 2.0), boot="two")) is None
+    assert ratios.ratio(one, None) is None and ratios.ratio(None, one) is None
+    assert ratios.ratio(one, a_record((0.0, 2.0))) is None
+    assert ratios.ratio(one, a_record((1.0, 2.0, 3.0))) is None
+
+
+def line(*heights: float, noise: float = 0.001) -> list[Record]:
+    """A line at 64, 128, 256, ... with seven rounds."""
+    return [
+        a_record(tuple(height * (1 + noise * n) for n in range(7)), 64 << index)
+        for index, height in enumerate(heights)
+    ]
+
+
+def test_where_lines_cross() -> None:
+    """Between two points, on axes that are both logarithmic."""
+    flat = line(1.0, 1.0, 1.0)
+    (one,) = crossings.between(flat, line(2.0, 2.0, 0.5))
+    assert (one.below, one.above, one.faster) == (128, 256, True)
+    assert one.x == pytest.approx(128 * 2**0.5)
+    assert [c.faster for c in crossings.between(flat, line(0.5, 2.0, 0.5))] == [False, True]
+    assert not crossings.between(flat, line(2.0, 2.0, 2.0))
+    assert crossings.always_ahead(flat, line(2.0, 2.0, 2.0)) == 1
+    assert crossings.always_ahead(line(2.0, 2.0, 2.0), flat) == -1
+
+
+def test_what_lies_on_top_does_not_cross() -> None:
+    """Points where now the one, now the other is ahead decide nothing."""
+    flat = [a_record((1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0), 64 << n) for n in range(3)]
+    other = [a_record((2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 1.0), 64 << n) for n in range(3)]
+    assert not crossings.between(flat, other)
+    assert crossings.always_ahead(flat, other) == 0
+
+
+def test_units() -> None:
+    """As people read them."""
+    assert [size_text(n) for n in (0, 3000, 4096, 1 << 20)] == ["0 B", "3000 B", "4 KiB", "1 MiB"]
+    assert [significant(n) for n in (0, 0.1234, 1.234, 12.34, 123.4, 1234.0)] == [
+        *("0", "0.123", "1.23", "12.3", "123", "1234")
+    ]
+    assert text(21_300, "ns") == "21.3 µs" and text(2.5e6, "1/s") == "2.50 M/s"
+    assert text(1.5 * (1 << 30), "B/s") == "1.50 GiB/s" and text(9, "B") == "9.00 B"
+
+
+# Files.
+
+
+@pytest.fixture(scope="module", name="results")
+def _results() -> Results:
+    """What a whole run in one environment gives."""
+    found = Results()
+    boot = Boot("boot", "qemu-1", "2026-01-02", "7.3.4", "a machine", "abc", 3.0, ("o2net: gone",))
+    found.add(boot, plan.FIGURES, measured(FakeGuest(), plan.FIGURES))
+    return found
+
+
+def test_results_are_read_as_they_were_written(results: Results, tmp_path: Path) -> None:
+    """results.json is a list of records with the names that are agreed upon."""
+    records.write(results, tmp_path)
+    listed = json.loads((tmp_path / "results.json").read_text())
+    wanted = {"env", "figure", "series", "x", "unit", "median", "p99", "rounds"}
+    assert isinstance(listed, list) and all(wanted <= set(record) for record in listed)
+    assert records.read(tmp_path) == results
+    assert records.read(tmp_path / "nothing") == Results()
+    (tmp_path / "results.json").write_text('[{"env": 1}]')
+    with pytest.raises(HarnessError, match="measure again"):
+        records.read(tmp_path)
+
+
+def test_new_records_replace_those_of_their_figures() -> None:
+    """Only of the same environment and figure; boots without records are forgotten."""
+    found = Results()
+    first = Boot("one", "qemu-1", "", "", "", "")
+    found.add(first, ("7", "8"), [a_record((1.0,)), a_record((1.0,), figure="8")])
+    found.add(Boot("two", "qemu-1", "", "", "", ""), ("7",), [a_record((2.0,), boot="two")])
+    assert [(r.figure, r.boot) for r in found.records] == [("8", "one"), ("7", "two")]
+    found.add(Boot("3", "qemu-1", "", "", "", ""), ("8",), [a_record((2.0,), boot="3", figure="8")])
+    assert set(found.boots) == {"two", "3"}
+
+
+def test_report_has_all_tables(results: Results) -> None:
+    """Every figure, every target, when and where, and what was left out."""
+    made = tables.report(results, ["figure-7-qemu-1.svg"])
+    for wanted in (
+        *("## Targets", "### Figure 7", "### Figure 8", "### Throughput", "### Tails", "### Cost"),
+        *("### Scale", "### Left out", "o2net: gone", "a machine", "2026-01-02", "7 rounds"),
+        *("(figure-7-qemu-1.svg)", "1 MiB", "handler of 100 µs", *(t.text for t in TARGETS)),
+    ):
+        assert wanted in made
+    for block in made.split("\n\n"):
+        lines = block.splitlines()
+        if lines[0].startswith("|"):
+            assert len({line_.count("|") for line_ in lines}) == 1
+
+
+def test_targets(results: Results) -> None:
+    """The worst of what belongs to a target decides; where nothing was measured, nothing does."""
+    by_text = {target.text.partition(",")[0]: target for target in TARGETS}
+    rpc = by_text["times as fast as ONC RPC (libtirpc)"].outcome(results, "qemu-1")
+    assert rpc.worst and rpc.status == ("met" if rpc.worst.median >= 2 else "missed")
+    softirq = TARGETS[0]
+    assert softirq.outcome(results, "qemu-1").status == "missed"
+    assert softirq.outcome(Results(), "qemu-1").status == "not measured"
+    tipc = by_text["against TIPC between namespaces"].outcome(results, "qemu-1")
+    assert len(tipc.missing) == 2 and tipc.worst
+    tails = by_text["p99 of a 64 B call during a bulk transfer"].outcome(results, "qemu-1")
+    assert tails.status == "missed" and tails.worst and 2.8 < tails.worst.median < 3.6
+
+
+def test_target_without_a_goal_here(results: Results) -> None:
+    """It is shown, and neither met nor missed."""
+    elsewhere = Results([record_in(record, "uml-2") for record in results.records], results.boots)
+    outcome = TARGETS[0].outcome(elsewhere, "uml-2")
+    assert outcome.status == "" and outcome.worst
+
+
+def record_in(record: Record, env: str) -> Record:
+    """The same record of another environment."""
+    return Record(**{**record.__dict__, "env": env})
+
+
+def test_pictures(results: Results, tmp_path: Path) -> None:
+    """One for each figure, the same from the same numbers, and none that is out of date."""
+    (tmp_path / "figure-7-uml-1.svg").write_text("old")
+    drawn = plots.draw(results, tmp_path)
+    assert sorted(path.name for path in drawn) == sorted(f"figure-{f}-qemu-1.svg" for f in plan.FIGURES)
+    assert not (tmp_path / "figure-7-uml-1.svg").exists()
+    first = {path: path.read_bytes() for path in drawn}
+    assert all(data.startswith(b"<?xml") for data in first.values())
+    few = Results([r for r in results.records if r.figure == "7"], results.boots)
+    (again,) = plots.draw(few, tmp_path)
+    assert again.read_bytes() == first[again]
+
+
+def test_pictures_of_little(tmp_path: Path) -> None:
+    """What was left out does not keep the rest from being drawn."""
+    for peers in (["tcp"], ["kccm-softirq"], ["kccm", "o2net"]):
+        found = Results()
+        fake = FakeGuest()
+        fake.missing = {peer: "gone" for peer in plan.PEERS if peer not in peers}
+        found.add(Boot("boot", "qemu-1", "", "", "", ""), plan.FIGURES, measured(fake, plan.FIGURES))
+        assert plots.draw(found, tmp_path)
+        assert tables.report(found) and tables.readme_part(found, tmp_path)
+
+
+def test_names_do_not_cover_each_other() -> None:
+    """Names at the ends of lines are moved apart, in their order, about where they belong."""
+    places = plots._apart([0.1, 0.5, 0.5, 0.51, 0.9], 0.05)  # pylint: disable=protected-access
+    assert all(b - a >= 0.05 - 1e-9 for a, b in zip(places, places[1:]))
+    assert places[0] == 0.1 and places[-1] == 0.9
+    assert sum(places[1:4]) / 3 == pytest.approx((0.5 + 0.5 + 0.51) / 3)
+
+
+# The command line.
+
+
+@pytest.fixture(name="machine")
+def _machine(monkeypatch: pytest.MonkeyPatch) -> FakeGuest:
+    """A guest for the whole program."""
+    fake = FakeGuest()
+
+    @contextmanager
+    def opened(environment: environments.Environment) -> Iterator[SimpleNamespace]:
+        if environment.kind == "uml":
+            raise HarnessError("no such kernel: run scripts/setup.sh --bench")
+        yield SimpleNamespace()
+
+    monkeypatch.setattr(environments, "opened", opened)
+    monkeypatch.setattr(environments, "describe", lambda machine: ("7.3.4", "a machine"))
+    monkeypatch.setattr(main, "Guest", lambda machine: fake)
+    return fake
+
+
+def test_quick_run(machine: FakeGuest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures 7 and 8 in one environment, with files and a summary."""
+    assert main.main(["--quick", "--folder", str(tmp_path)]) == 0
+    assert machine.asked
+    found = records.read(tmp_path)
+    assert found.environments() == ["qemu-1"]
+    assert {record.figure for record in found.records} == set(plan.QUICK_FIGURES)
+    assert (tmp_path / "report.md").exists() and (tmp_path / "figure-8-qemu-1.svg").exists()
+    out = capsys.readouterr().out
+    assert "results.json" in out and "short class, against the floor" in out
+
+
+def test_environment_that_is_not_there(
+    machine: FakeGuest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told, the others are measured, and the status says that something is missing."""
+    del machine
+    assert main.main(["--figures", "7", "--envs", "uml-1,qemu-2", "--folder", str(tmp_path)]) == 1
+    assert records.read(tmp_path).environments() == ["qemu-2"]
+    assert "uml-1: no such kernel: run scripts/setup.sh --bench" in capsys.readouterr().out
+
+
+def test_guest_that_dies(machine: FakeGuest, tmp_path: Path) -> None:
+    """The phases that were done before are kept."""
+
+    def change(command: str, answer: str) -> str:
+        if command.startswith("flood"):
+            raise HarnessError("the guest has ended")
+        return answer
+
+    machine._twist = change  # pylint: disable=protected-access
+    folder = str(tmp_path)
+    assert main.main(["--figures", "7,throughput", "--envs", "qemu-1", "--folder", folder]) == 1
+    assert {record.figure for record in records.read(tmp_path).records} == {"7"}
+
+
+@pytest.mark.parametrize(
+    "words", [["--envs", "moon"], ["--figures", "9"], ["--rounds", "3"], ["--peers", "pigeons"]]
+)
+def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not known, or too little, is refused."""
+    with pytest.raises(SystemExit):
+        main.parse_arguments(words)
+    assert "must be" in capsys.readouterr().err
+
+
+def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without results there is nothing to draw."""
+    assert main.main(["--report", "--folder", str(tmp_path)]) == 1
+    assert "make bench" in capsys.readouterr().err
+
+
+def test_readme(results: Results, tmp_path: Path) -> None:
+    """The part between the marks is replaced, and the pictures copied; the rest stays."""
+    plots.draw(results, tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    for _ in range(2):
+        tables.update_readme(results, tmp_path, tmp_path)
+    made = readme.read_text()
+    assert made.startswith("before\n") and made.endswith("\nafter\n") and "old" not in made
+    assert made.count("![") == 2 and "a machine" in made
+    for picture in ("figure-7-qemu-1.svg", "figure-8-qemu-1.svg"):
+        assert f"({tables.PICTURES / picture})" in made
+        assert (tmp_path / tables.PICTURES / picture).exists()
+    readme.write_text("no marks")
+    with pytest.raises(HarnessError, match="has not the lines"):
+        tables.update_readme(results, tmp_path, tmp_path)
+
+
+def test_readme_of_the_tree_has_the_marks() -> None:
+    """Once each, in order."""
+    readme = (TREE / "README.md").read_text()
+    assert readme.count(tables.BEGIN) == readme.count(tables.END) == 1
+    assert readme.index(tables.BEGIN) < readme.index(tables.END)
