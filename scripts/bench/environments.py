@@ -7,7 +7,6 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,22 @@ from pathlib import Path
 
 from cluster import settings
 from cluster.accel import accelerator
-from cluster.image import Image
+from cluster.image import Image, kernel_modules
 from cluster.machine import Machine, MachineSpec, assert_clean
 from cluster.rundir import RunDir
-from cluster.settings import HarnessError
+from cluster.settings import Flavour, HarnessError
+from cluster.uml import machine_for
 
 from .guest import MODULE, PROGRAMS
 
 # For messages of 1 MiB on many connections, and 128 nodes in one kernel.
 MEMORY_MB = 1024
 BOOT_SECONDS = 60.0
+# Of the kernel's own modules, those that peers need, where they are no part of the kernel.
+PEER_MODULES = ("tipc", "sunrpc", "ocfs2_nodemanager")
+# What `make bench` builds, and libtirpc's list of networks, without which there are none for it.
+PROGRAM_FOLDER = settings.BUILD / "bench" / "user"
+NETCONFIG = Path("/etc/netconfig")
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,24 @@ def opened(environment: Environment) -> Iterator[Machine]:
         with _machine(environment, folder.path) as machine:
             machine.boot()
             machine.wait_ready(BOOT_SECONDS)
-            machine.insmod(MODULE)
+            if NETCONFIG.is_file():
+                machine.write_file(str(NETCONFIG), NETCONFIG.read_bytes())
+            for module in (*PEER_MODULES, MODULE):
+                if module in machine.spec.image.modules:
+                    machine.insmod(module)
             yield machine
             assert_clean([machine])
 
 
 def _machine(environment: Environment, folder: Path) -> Machine:
-    if environment.kind != "qemu":
-        raise HarnessError(f"{environment.name}: there are no such guests yet")
-    flavour = settings.flavour("base")
-    return Machine(
+    flavour = settings.flavour("uml" if environment.kind == "uml" else "bench")
+    modules = [*_peer_modules(flavour), flavour.module(MODULE)]
+    return machine_for(
         MachineSpec(
             name=f"bench-{environment.name}",
-            image=Image.build(flavour.modules(), _programs()),
+            image=Image.build(modules, _programs()),
             kernel=flavour.bzimage,
-            accel=accelerator(flavour.bzimage),
+            accel="uml" if flavour.is_uml else accelerator(flavour.bzimage),
             cpus=environment.cpus,
             memory_mb=MEMORY_MB,
             append=flavour.append,
@@ -85,9 +93,19 @@ def _machine(environment: Environment, folder: Path) -> Machine:
     )
 
 
+def _peer_modules(flavour: Flavour) -> list[Path]:
+    """The kernel's modules that peers need, of those that it has."""
+    found: list[Path] = []
+    for name in PEER_MODULES:
+        with contextlib.suppress(HarnessError, OSError):
+            found += kernel_modules(flavour.kdir, name) if flavour.kdir else []
+    return list(dict.fromkeys(found))
+
+
 def _programs() -> list[str]:
     """The peers in user space, where they have been built."""
-    return [name for name in PROGRAMS.values() if shutil.which(name)]
+    paths = (PROGRAM_FOLDER / name for name in PROGRAMS.values())
+    return [str(path) for path in paths if path.is_file()]
 
 
 def describe(machine: Machine) -> tuple[str, str]:

@@ -9,7 +9,6 @@ it through the device of kccm_bench.ko, those in user space as arguments of a pr
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -150,7 +149,7 @@ class Guest:
         looks = int(_START_SECONDS * 20)
         done = self._shell.run(
             f"command -v {program} >/dev/null || {{ echo 'the guest has no {program}'; exit 1; }}\n"
-            f"{shlex.join([program, 'serve'])} </dev/null >{log} 2>&1 &\n"
+            f": >{log}; {program} serve </dev/null >{log} 2>&1 &\n"
             f"n=0; until grep -q ready {log} 2>/dev/null; do\n"
             f"[ $((n += 1)) -lt {looks} ] && kill -0 $! 2>/dev/null || {{ cat {log}; exit 1; }}\n"
             "usleep 50000; done",
