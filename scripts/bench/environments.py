@@ -125,6 +125,11 @@ def host() -> str:
     return f"{model}, {cpus} CPU{'s' if cpus > 1 else ''}, Linux {platform.release()}"
 
 
+def busy(load: float) -> bool:
+    """Whether so much else to do disturbs what is measured."""
+    return load > len(os.sched_getaffinity(0)) / 4
+
+
 def revision() -> str:
     """The revision of this tree, with a + when it has been changed."""
     git = ["git", "-C", str(settings.TREE)]

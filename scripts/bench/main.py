@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -18,10 +19,10 @@ from .environments import ENVIRONMENTS, Environment
 from .guest import Guest
 from .progress import Report
 from .records import Boot, Record, Results
-from .rounds import LEAST_ROUNDS, Measurement, fit
+from .rounds import LEAST_ROUNDS, Measurement, shares
 
-# So long may the rounds of figures 7 and 8 take for `make bench-quick` to stay under three minutes.
-QUICK_SECONDS = 120.0
+# So long may figures 7 and 8 take for `make bench-quick` to stay under three minutes.
+QUICK_SECONDS = 140.0
 # The same of all figures in one environment.
 FULL_SECONDS = 420.0
 
@@ -97,6 +98,8 @@ def measure(environment: Environment, arguments: argparse.Namespace, report: Rep
         with environments.opened(environment) as machine:
             kernel, host = environments.describe(machine)
             report.say(f"{environment.title}: booted {kernel} on {host}")
+            if environments.busy(done.load):
+                report.say(f"this machine is busy (load {done.load:.1f}): times will vary")
             done.kernel, done.host = kernel, host
             measurement = Measurement(Guest(machine), report, done.name, environment.name)
             try:
@@ -117,9 +120,9 @@ def _measure_phases(
     there = measurement.start(wanted)
     if not there:
         raise HarnessError("none of the peers is to be had")
-    phases = fit(plan.phases(arguments.figures, there), arguments.rounds, arguments.seconds)
-    for phase in phases:
-        done.records += measurement.run(phase, arguments.rounds)
+    phases = plan.phases(arguments.figures, there)
+    for phase, seconds in zip(phases, shares(phases, arguments.seconds)):
+        done.records += measurement.run(phase, arguments.rounds, seconds)
 
 
 class _Measured:
@@ -130,6 +133,7 @@ class _Measured:
         self.env = env
         self.name = f"{env} {now:%Y-%m-%dT%H:%M:%SZ}"
         self.date = f"{now:%Y-%m-%d}"
+        self.load = os.getloadavg()[0]
         self.kernel = self.host = self.error = ""
         self.seconds = 0.0
         self.records: list[Record] = []
@@ -144,6 +148,7 @@ class _Measured:
             kernel=self.kernel,
             machine=self.host,
             revision=environments.revision(),
+            load=round(self.load, 1),
             seconds=round(self.seconds, 1),
             left_out=tuple(self.left_out),
         )

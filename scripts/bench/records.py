@@ -46,7 +46,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Boot:
-    """The boot of a guest in which was measured, and what was left out there, with the reason."""
+    """The boot of a guest in which was measured, and what was left out there, with the reason.
+
+    ``load`` is what the machine had to do beside, when it began.
+    """
 
     name: str
     env: str
@@ -54,6 +57,7 @@ class Boot:
     kernel: str
     machine: str
     revision: str
+    load: float = 0.0
     seconds: float = 0.0
     left_out: tuple[str, ...] = ()
 

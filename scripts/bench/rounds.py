@@ -7,13 +7,14 @@ the same x one after the other, and which series is the first moves on with each
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from . import plan
 from .guest import UNSUPPORTED, Answer, Failure, Guest
 from .plan import Phase, Point, Use
 from .progress import Report, Steps
@@ -35,6 +36,10 @@ _WARM_SHARE = 0.1
 _MOST_WARM = 200
 # A point that is slow may take so many times what it should before there are fewer calls than wanted.
 _STRETCH = 3.0
+# What each command costs beside what it measures.
+_OVERHEAD_SECONDS = 0.012
+# A round of a point is no shorter than this, however little time there is.
+_SHORTEST_MS = 5.0
 
 T = TypeVar("T")
 
@@ -76,16 +81,25 @@ class LeftOut:
 
 @dataclass
 class Series:
-    """What the rounds have given of a point."""
+    """What the rounds have given of a point; ``each`` is how long a call has taken before them."""
 
     point: Point
-    length: dict[str, int]
+    each: float
+    length: dict[str, int] = field(default_factory=dict)
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def command(self) -> str:
         """The command of a round."""
         return self.point.command(**self.length)
+
+    def seconds(self, phase: Phase) -> float:
+        """How long a round should take."""
+        if self.point.verb == "call":
+            took = (self.length["count"] + self.length["warm"]) * self.each
+        else:
+            took = self.length.get("ms", phase.milliseconds) / 1000
+        return took + _OVERHEAD_SECONDS
 
 
 class Measurement:
@@ -109,9 +123,14 @@ class Measurement:
                 there.append(peer)
         return there
 
-    def run(self, phase: Phase, rounds: int) -> list[Record]:
-        """Measure a phase. A point that fails once is left out of all rounds, and told."""
+    def run(self, phase: Phase, rounds: int, seconds: float = math.inf) -> list[Record]:
+        """Measure a phase, in so many seconds if it can be done.
+
+        A point that fails once is left out of all rounds, and told.
+        """
+        began = time.monotonic()
         series = self._trial(phase)
+        phase = fit(phase, series, rounds, seconds - (time.monotonic() - began))
         live = {s.point: s for s in series}
         with self._report.steps(f"{phase.name}: {rounds} rounds", rounds * len(live)) as steps:
             for index in range(rounds):
@@ -160,7 +179,7 @@ class Measurement:
                     except Failure as error:
                         self._once(point, str(error), broken)
                     else:
-                        found.append(Series(point, length(phase, point, words)))
+                        found.append(Series(point, _mean(words)))
                 steps.step(_axis(batch[0]), len(batch))
         return found
 
@@ -229,14 +248,22 @@ def _trial_length(point: Point) -> dict[str, int]:
     return {"ms": _TRIAL_MS} if point.verb in ("flood", "inflight") else {}
 
 
-def length(phase: Phase, point: Point, trial: dict[str, float]) -> dict[str, int]:
-    """How often, or for how long, a round measures a point; ``trial`` is what a short look gave."""
+def _mean(words: dict[str, float]) -> float:
+    """How many seconds a call takes, as far as a short look can tell.
+
+    The mean has what calls wait for, but also whatever else the machine did for a while.
+    """
+    median = max(words.get("p50_ns", 0.0), 1.0)
+    return min(words.get("mean_ns", median), 4 * median) / 1e9
+
+
+def length(phase: Phase, point: Point, each: float) -> dict[str, int]:
+    """How often, or for how long, a round measures a point of which a call takes ``each``."""
     if point.verb in ("flood", "inflight"):
         return {"ms": round(phase.milliseconds)}
     if point.verb != "call":
         return {}
-    each = max(trial.get("mean_ns", trial["p50_ns"]), 1.0) / 1e6
-    count = phase.milliseconds / each
+    count = phase.milliseconds / 1000 / each
     if count < phase.least:
         count = min(phase.least, count * _STRETCH)
     count = round(min(max(count, _FEWEST_CALLS), _MOST_CALLS))
@@ -245,14 +272,25 @@ def length(phase: Phase, point: Point, trial: dict[str, float]) -> dict[str, int
 
 def _expected(phase: Phase, batch: Sequence[Series]) -> float:
     """How many seconds a round of these points should take at most."""
-    return phase.milliseconds / 1000 * _STRETCH * len(batch) + 1.0
+    return _STRETCH * sum(one.seconds(phase) for one in batch) + 1.0
 
 
-def fit(phases: Sequence[Phase], rounds: int, seconds: float) -> list[Phase]:
-    """Phases that take no longer than so many seconds together, or shorter ones if need be."""
-    total = sum(len(phase.points) * phase.milliseconds for phase in phases) * rounds / 1000
-    share = min(1.0, seconds / total) if total else 1.0
-    return [
-        plan.Phase(phase.name, phase.points, phase.milliseconds * share, phase.least)
-        for phase in phases
-    ]
+def fit(phase: Phase, series: Sequence[Series], rounds: int, seconds: float) -> Phase:
+    """Set the length of all series, so that the rounds take no longer than so many seconds.
+
+    Where that cannot be, each round is as short as it may be: there are no fewer of them.
+    """
+    while True:
+        for one in series:
+            one.length = length(phase, one.point, one.each)
+        needed = rounds * sum(one.seconds(phase) for one in series)
+        if needed <= seconds or phase.milliseconds <= _SHORTEST_MS:
+            return phase
+        shorter = max(phase.milliseconds * 0.9, _SHORTEST_MS)
+        phase = replace(phase, milliseconds=shorter, least=round(phase.least * 0.9))
+
+
+def shares(phases: Sequence[Phase], seconds: float) -> list[float]:
+    """How many of so many seconds each phase may take."""
+    wanted = [len(phase.points) * phase.milliseconds for phase in phases]
+    return [seconds * one / sum(wanted) for one in wanted]

@@ -237,9 +237,9 @@ def where_from(results: Results, env: str) -> list[str]:
             figures = dict.fromkeys(r.figure for r in results.records if r.boot == boot.name)
             rounds = {r.rounds for r in results.records if r.boot == boot.name}
             lines.append(
-                f"{ENVIRONMENTS[env].title}: {boot.date}, {boot.kernel} on {boot.machine}; revision "
-                f"{boot.revision}, {min(rounds)} rounds, {boot.seconds:.0f} s; figures "
-                f"{', '.join(figures)}"
+                f"{ENVIRONMENTS[env].title}: {boot.date}, {boot.kernel} on {boot.machine}, load "
+                f"{boot.load:.1f}; revision {boot.revision}, {min(rounds)} rounds, "
+                f"{boot.seconds:.0f} s; figures {', '.join(figures)}"
             )
     return lines
 

@@ -219,17 +219,26 @@ def test_order_of_a_round() -> None:
 def test_how_often(mean_ns: int, count: int) -> None:
     """A round of a point takes as long as planned, with limits for what is slow or fast."""
     phase = plan.phases(("7",))[0]
-    point = phase.points[0]
-    found = rounds.length(phase, point, {"p50_ns": mean_ns, "mean_ns": mean_ns})
+    found = rounds.length(phase, phase.points[0], mean_ns / 1e9)
     assert found["count"] == count and 1 <= found["warm"] <= 200
 
 
 def test_rounds_are_made_to_fit() -> None:
-    """With less time there is less of each round, not fewer rounds."""
-    phases = plan.phases(plan.QUICK_FIGURES)
-    short = rounds.fit(phases, 7, 30.0)
-    assert sum(p.milliseconds * len(p.points) for p in short) * 7 == pytest.approx(30_000)
-    assert rounds.fit(phases, 7, 1e6) == phases
+    """With less time there is less of each round, not fewer rounds; with no time, the least."""
+    (phase,) = plan.phases(plan.QUICK_FIGURES)
+    series = [rounds.Series(point, 50e-6 + point.x * 10e-9) for point in phase.points]
+    for seconds in (1000.0, 100.0, 60.0):
+        found = rounds.fit(phase, series, 7, seconds)
+        assert 0.8 * min(seconds, 130) < sum(one.seconds(found) for one in series) * 7 <= seconds
+    rounds.fit(phase, series, 7, 0.0)
+    assert all(one.length["count"] >= 3 for one in series)
+
+
+def test_phases_share_the_time() -> None:
+    """By what they would take."""
+    phases = plan.phases(plan.FIGURES)
+    found = rounds.shares(phases, 100.0)
+    assert len(found) == len(phases) and sum(found) == pytest.approx(100)
 
 
 # Measuring.
@@ -385,7 +394,9 @@ def test_units() -> None:
 def _results() -> Results:
     """What a whole run in one environment gives."""
     found = Results()
-    boot = Boot("boot", "qemu-1", "2026-01-02", "7.3.4", "a machine", "abc", 3.0, ("o2net: gone",))
+    boot = Boot(
+        *("boot", "qemu-1", "2026-01-02", "7.3.4", "a machine", "abc"), left_out=("o2net: gone",)
+    )
     found.add(boot, plan.FIGURES, measured(FakeGuest(), plan.FIGURES))
     return found
 
