@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.channel import CommandTimeout, Result
+from cluster.channel import CommandTimeout, GuestError, Result
 
 MODULE = "kccm_bench"
 DEVICE = f"/dev/{MODULE}"
@@ -25,10 +25,20 @@ UNSUPPORTED = "unsupported"
 _START_SECONDS = 30.0
 # What is added to the time that commands are expected to take.
 _GRACE_SECONDS = 20.0
+# How long a guest may take to answer a command that does nothing.
+_PROBE_SECONDS = 10.0
 
 
 class Failure(Exception):
     """A measurement that did not come off; the text says why, in a line."""
+
+
+class Hung(GuestError):
+    """A command does not end, and nothing else can be measured before the guest boots again."""
+
+    def __init__(self, command: str, seconds: float) -> None:
+        super().__init__(f"{command!r} hangs for {seconds:.0f} s, and the guest with it")
+        self.command = command
 
 
 @dataclass(frozen=True)
@@ -69,11 +79,14 @@ class Shell(Protocol):
         """Run a shell command in the guest."""
 
 
+# Which command of a script is at work.
+_AT = "/run/bench.at"
+
 # m <number> <command>...: runs a command and prints @<number> <status> <what it printed>. What
 # the module has to say of a failure is in the kernel's log.
 _FUNCTIONS = f"""
 k() {{ [ -c {DEVICE} ] && exec 3<>{DEVICE} && echo "$*" >&3 && cat <&3; }}
-m() {{ n=$1; shift; o=$("$@" 2>&1); s=$?
+m() {{ n=$1; shift; echo $n >{_AT}; o=$("$@" 2>&1); s=$?
 [ $s = 0 ] || [ "$1" != k ] || o="$o $(dmesg | grep -F {MODULE}: | tail -n 1)"
 echo "@$n $s $o"; }}
 """
@@ -117,23 +130,29 @@ class Guest:
     def ask(self, commands: Sequence[str], seconds: float = 10.0) -> list[Answer]:
         """Run commands, which are expected to take so many seconds together.
 
-        When one hangs, all are run again, one by one, to find it.
+        When one hangs, it is killed, and the others are run once more. Where that cannot be done,
+        as it hangs in the kernel, raises Hung.
         """
+        limit = seconds * 3 + _GRACE_SECONDS
         try:
-            return self._run(commands, seconds * 3 + _GRACE_SECONDS)
+            done = self._shell.run(script(commands), limit, check=False)
+            return answers_in(done.out, len(commands))
         except CommandTimeout:
-            return [self._alone(command, seconds) for command in commands]
+            at = self._at(commands, limit)
+        rest = [*commands[:at], *commands[at + 1 :]]
+        answers = self.ask(rest, seconds) if rest else []
+        return [*answers[:at], Answer(124, f"no answer in {limit:.0f} s"), *answers[at:]]
 
-    def _run(self, commands: Sequence[str], limit: float) -> list[Answer]:
-        done = self._shell.run(script(commands), limit, check=False)
-        return answers_in(done.out, len(commands))
-
-    def _alone(self, command: str, seconds: float) -> Answer:
-        limit = seconds + _GRACE_SECONDS
+    def _at(self, commands: Sequence[str], limit: float) -> int:
+        """Which command hangs; raises Hung when it cannot be killed."""
+        at = self._shell.run(f"cat {_AT}", _PROBE_SECONDS, check=False).out.strip()
+        index = int(at) if at.isdigit() and int(at) < len(commands) else 0
         try:
-            return self._run([command], limit)[0]
-        except CommandTimeout:
-            return Answer(124, f"no answer in {limit:.0f} s")
+            # No command of the module: it is refused, after those that are at work.
+            self._shell.run(script(["nothing"]), _PROBE_SECONDS, check=False)
+        except CommandTimeout as error:
+            raise Hung(commands[index], limit) from error
+        return index
 
     def start(self, peer: str) -> None:
         """Set a peer up; raises Failure when it is not to be had here."""

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from cluster.settings import BUILD, TREE, HarnessError
 
 from . import environments, plan, plots, records, tables
 from .environments import ENVIRONMENTS, Environment
-from .guest import Guest
+from .guest import Guest, Hung
+from .plan import Phase
 from .progress import Report
 from .records import Boot, Record, Results
 from .rounds import LEAST_ROUNDS, Measurement, shares
@@ -25,6 +26,8 @@ from .rounds import LEAST_ROUNDS, Measurement, shares
 QUICK_SECONDS = 140.0
 # The same of all figures in one environment.
 FULL_SECONDS = 420.0
+# A guest that hangs time and again is given up.
+_MOST_BOOTS = 4
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,11 +90,32 @@ def _choice(
     return [name for name in known if name in names]
 
 
-def measure(environment: Environment, arguments: argparse.Namespace, report: Report) -> _Measured:
+def measure(
+    environment: Environment, arguments: argparse.Namespace, report: Report
+) -> Iterator[_Measured]:
     """Everything that was asked for, in one boot of one guest.
 
-    What the guest has measured when it dies is kept.
+    What the guest has measured when it dies is kept. When it hangs, it is booted again for the
+    phases that it has not measured, of which that begins without the peer that it has hung with.
     """
+    todo = plan.phases(arguments.figures, arguments.peers)
+    for _ in range(_MOST_BOOTS):
+        done = _measure(environment, todo, arguments, report)
+        yield done
+        todo = todo[len(done.phases) :]
+        if not done.hung or not todo:
+            return
+        todo = [plan.without(todo[0], done.hung), *todo[1:]]
+        report.say(f"booting again, without {done.hung} in what has hung")
+
+
+def _measure(
+    environment: Environment,
+    phases: Sequence[Phase],
+    arguments: argparse.Namespace,
+    report: Report,
+) -> _Measured:
+    """One boot."""
     began = time.monotonic()
     done = _Measured(environment.name)
     try:
@@ -103,9 +127,14 @@ def measure(environment: Environment, arguments: argparse.Namespace, report: Rep
             done.kernel, done.host = kernel, host
             measurement = Measurement(Guest(machine), report, done.name, environment.name)
             try:
-                _measure_phases(measurement, arguments, done)
+                _measure_phases(measurement, phases, arguments, done)
             finally:
                 done.left_out = measurement.left_out.lines()
+    except Hung as error:
+        done.hung = plan.peer_of(error.command)
+        done.error = f"{environment.name}: {error}"
+        done.left_out.append(f"{done.hung}: {error}")
+        report.say(f"error: {done.error}")
     except HarnessError as error:
         done.error = f"{environment.name}: {error}"
         report.say(f"error: {done.error}")
@@ -114,15 +143,19 @@ def measure(environment: Environment, arguments: argparse.Namespace, report: Rep
 
 
 def _measure_phases(
-    measurement: Measurement, arguments: argparse.Namespace, done: _Measured
+    measurement: Measurement,
+    phases: Sequence[Phase],
+    arguments: argparse.Namespace,
+    done: _Measured,
 ) -> None:
-    wanted = [peer for peer in plan.peers_of(arguments.figures) if peer in arguments.peers]
-    there = measurement.start(wanted)
-    if not there:
+    wanted = plan.peers_in(phases)
+    missing = set(wanted) - set(measurement.start(wanted))
+    if len(missing) == len(wanted):
         raise HarnessError("none of the peers is to be had")
-    phases = plan.phases(arguments.figures, there)
+    phases = [plan.without(phase, *missing) for phase in phases]
     for phase, seconds in zip(phases, shares(phases, arguments.seconds)):
         done.records += measurement.run(phase, arguments.rounds, seconds)
+        done.phases.append(phase.name)
 
 
 class _Measured:
@@ -131,11 +164,13 @@ class _Measured:
     def __init__(self, env: str) -> None:
         now = datetime.now(timezone.utc)
         self.env = env
-        self.name = f"{env} {now:%Y-%m-%dT%H:%M:%SZ}"
+        self.name = f"{env} {now:%Y-%m-%dT%H:%M:%S.%fZ}"
         self.date = f"{now:%Y-%m-%d}"
         self.load = os.getloadavg()[0]
         self.kernel = self.host = self.error = ""
         self.seconds = 0.0
+        self.hung = ""
+        self.phases: list[str] = []
         self.records: list[Record] = []
         self.left_out: list[str] = []
 
@@ -169,13 +204,13 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
     wrong = []
     if not (arguments.report or arguments.readme):
         for name in arguments.envs:
-            done = measure(ENVIRONMENTS[name], arguments, report)
-            if done.error:
-                wrong.append(done.error)
-            if done.records:
-                measured = {record.figure for record in done.records}
-                results.add(done.boot(), measured, done.records)
-                records.write(results, folder)
+            for done in measure(ENVIRONMENTS[name], arguments, report):
+                if done.error:
+                    wrong.append(done.error)
+                if done.records:
+                    measured = {record.figure for record in done.records}
+                    results.add(done.boot(), measured, done.records)
+                    records.write(results, folder)
     if not results.records:
         raise HarnessError(f"{folder} has no results: measure first, with `make bench`")
     write(results, folder, report)

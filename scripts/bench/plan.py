@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,9 @@ PEERS = {
 }
 # Those that answer a call, but for KCCM.
 RIVALS = (FLOOR, "tipc", "tipc-local", "rpc", "sunrpc", "user-tcp", "o2net")
+
+# Those of which a pair can also move messages.
+BUSY_RIVALS = (FLOOR, "tipc", "tipc-local")
 
 SIZES = (0, 64, 256, 1024, 3000, 4096, 8192, 16384, 65536, 1 << 20)
 SERVICE_US = (0, 1, 10, 100)
@@ -181,7 +185,7 @@ BACKGROUND = "background"
 def _tails() -> Iterator[Point]:
     for background in (0, 1):
         words = (("size", SMALL), *((("background", 1),) if background else ()))
-        for peer in (*RIVALS, *CLASSES):
+        for peer in (*(BUSY_RIVALS if background else RIVALS), *CLASSES):
             variant = BACKGROUND if background else ""
             uses = tuple(replace(use, variant=variant) for use in TAILS)
             yield Point("call", peer, SMALL, words, uses)
@@ -238,7 +242,19 @@ def phases(figures: Collection[str], peers: Collection[str] = tuple(PEERS)) -> l
     return found
 
 
-def peers_of(figures: Collection[str]) -> list[str]:
-    """The peers that these figures need, in the order in which they are to be set up."""
-    used = {point.peer for phase in phases(figures) for point in phase.points}
+def peers_in(todo: Iterable[Phase]) -> list[str]:
+    """The peers that these phases need, in the order in which they are to be set up."""
+    used = {point.peer for phase in todo for point in phase.points}
     return [peer for peer in PEERS if peer in used]
+
+
+def without(phase: Phase, *peers: str) -> Phase:
+    """A phase without some peers."""
+    points = tuple(point for point in phase.points if point.peer not in peers)
+    return replace(phase, points=points)
+
+
+def peer_of(command: str) -> str:
+    """Whom a command is about."""
+    found = re.search(r"\bpeer=(\S+)", command)
+    return found[1] if found else "kccm"

@@ -103,12 +103,13 @@ class Series:
 
 
 class Measurement:
-    """Measures phases in one guest."""
+    """Measures phases in one boot of a guest."""
 
     def __init__(self, guest: Guest, report: Report, boot: str, env: str) -> None:
         self._guest = guest
         self._report = report
         self._boot, self._env = boot, env
+        self._told: set[tuple[str, str]] = set()
         self.left_out = LeftOut()
 
     def start(self, peers: Iterable[str]) -> list[str]:
@@ -159,36 +160,31 @@ class Measurement:
         return failed
 
     def _fail(self, point: Point, reason: str) -> None:
+        """Leave a point out, and say so: for each peer and reason once."""
         self.left_out.point(point, reason)
-        if reason != UNSUPPORTED:
+        if reason != UNSUPPORTED and (point.peer, reason) not in self._told:
             self._report.say(f"left out: {point}: {reason}")
+        self._told.add((point.peer, reason))
 
     # How long.
 
     def _trial(self, phase: Phase) -> list[Series]:
         """Measure each point a little: that warms up, and tells how often a round can."""
         found = []
-        broken: set[tuple[str, str]] = set()
         with self._report.steps(f"{phase.name}: warming up", len(phase.points)) as steps:
             for batch in phase.batches():
                 commands = [point.command(**_trial_length(point)) for point in batch]
                 answers = self._guest.ask(commands, 0.5 * len(batch))
                 for point, answer in zip(batch, answers):
                     try:
-                        words = _checked(point, answer)
+                        # A flood for so short a time may have nothing to show.
+                        words = _checked(point, answer, least=0 if point.verb == "flood" else 1)
                     except Failure as error:
-                        self._once(point, str(error), broken)
+                        self._fail(point, str(error))
                     else:
                         found.append(Series(point, _mean(words)))
                 steps.step(_axis(batch[0]), len(batch))
         return found
-
-    def _once(self, point: Point, reason: str, broken: set[tuple[str, str]]) -> None:
-        """Say why a point fails, but for each peer and reason only once."""
-        self.left_out.point(point, reason)
-        if reason != UNSUPPORTED and (point.peer, reason) not in broken:
-            self._report.say(f"left out: {point}: {reason}")
-        broken.add((point.peer, reason))
 
     # What comes of it.
 
@@ -228,14 +224,17 @@ def _axis(point: Point) -> str:
     return f"{name} {point.x}"
 
 
-def _checked(point: Point, answer: Answer) -> dict[str, float]:
-    """The words of an answer, if it has those that are needed, and these make sense."""
+def _checked(point: Point, answer: Answer, least: int = 1) -> dict[str, float]:
+    """The words of an answer, if it has those that are needed, and these make sense.
+
+    With ``least``, what is needed cannot be 0.
+    """
     words = answer.words()
     for use in point.uses:
         if use.word not in words:
             if not use.optional:
                 raise Failure(f"the answer has no {use.word}: {answer.text[:200]!r}")
-        elif words[use.word] < 0 or (words[use.word] == 0 and not use.optional):
+        elif words[use.word] < 0 or (words[use.word] == 0 and least and not use.optional):
             raise Failure(f"the answer makes no sense: {use.word}={words[use.word]:g}")
     return words
 

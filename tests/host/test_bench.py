@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from bench import crossings, environments, guest, main, plan, plots, ratios, records, rounds, tables
-from bench.guest import Answer, Failure, Guest
+from bench.guest import Answer, Failure, Guest, Hung
 from bench.progress import Report
 from bench.records import Boot, Record, Results
 from bench.targets import TARGETS
@@ -61,7 +61,7 @@ def a_record(values: tuple[float, ...], x: int = 64, boot: str = "one", **more: 
 def measured(fake: FakeGuest, figures: tuple[str, ...], report: Report | None = None) -> list[Record]:
     """Everything of these figures."""
     measurement = rounds.Measurement(fake, report or silent(), "boot", "qemu-1")  # type: ignore[arg-type]
-    there = measurement.start(plan.peers_of(figures))
+    there = measurement.start(plan.peers_in(plan.phases(figures)))
     found = []
     for phase in plan.phases(figures, there):
         found += measurement.run(phase, 7)
@@ -92,7 +92,7 @@ class Busybox:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.hang = ""
+        self.hang: tuple[str, ...] = ()
         self.ran: list[str] = []
 
     def program(self, name: str, script: str) -> None:
@@ -106,7 +106,10 @@ class Busybox:
         assert not check
         self.ran.append(command)
         command = command.replace("/run/", f"{self.place}/").replace("$(dmesg", f"$({self.place}/dmesg")
-        if self.hang and self.hang in command:
+        lines = command.splitlines()
+        if at := next((n for n, line_ in enumerate(lines) if any(w in line_ for w in self.hang)), 0):
+            number = lines[at].split()[1]
+            (self.place / "bench.at").write_text(f"{number}\n")
             raise CommandTimeout(f"longer than {timeout:g} s")
         done = subprocess.run(
             ["busybox", "sh", "-c", command],
@@ -144,10 +147,19 @@ def test_commands_in_one_shell(shell: Busybox) -> None:
 
 def test_a_command_that_hangs(shell: Busybox) -> None:
     """It is found, and the others have their answers."""
-    shell.hang = "size=3"
-    answers = Guest(shell).ask([f"call peer=rpc size={size}" for size in (2, 3, 4)])
-    assert [answer.status for answer in answers] == [0, 124, 0]
-    assert len(shell.ran) == 4 and "no answer in" in answers[1].text
+    shell.hang = ("size=3", "size=5")
+    sizes = (2, 3, 4, 5, 6)
+    answers = Guest(shell).ask([f"call peer=rpc size={size} count=1" for size in sizes])
+    assert [answer.status for answer in answers] == [0, 124, 0, 124, 0]
+    assert "no answer in" in answers[1].text and answers[2] == Answer(0, "p50_ns=1 args=3")
+
+
+def test_a_command_that_cannot_be_killed(shell: Busybox) -> None:
+    """Then there is nothing more to be had of this boot, and it is said whose fault that is."""
+    shell.hang = ("size=3", "nothing")
+    with pytest.raises(Hung, match="size=3") as caught:
+        Guest(shell).ask([f"call peer=rpc size={size} count=1" for size in (2, 3, 4)])
+    assert plan.peer_of(caught.value.command) == "rpc"
 
 
 def test_an_answer_that_is_lost() -> None:
@@ -195,7 +207,7 @@ def test_plan_has_what_is_asked_for() -> None:
 
 def test_sunrpc_comes_after_the_server_that_it_calls() -> None:
     """Peers are set up in order."""
-    peers = plan.peers_of(plan.FIGURES)
+    peers = plan.peers_in(plan.phases(plan.FIGURES))
     assert peers.index("rpc") < peers.index("sunrpc")
 
 
@@ -552,6 +564,25 @@ def test_guest_that_dies(machine: FakeGuest, tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert main.main(["--figures", "7,throughput", "--envs", "qemu-1", "--folder", folder]) == 1
     assert {record.figure for record in records.read(tmp_path).records} == {"7"}
+
+
+def test_guest_that_hangs(machine: FakeGuest, tmp_path: Path) -> None:
+    """It is booted again, and the rest measured without the peer that is to blame."""
+
+    def change(command: str, answer: str) -> str:
+        if command.startswith("flood peer=tipc-local"):
+            raise Hung(command, 1.0)
+        return answer
+
+    machine._twist = change  # pylint: disable=protected-access
+    words = ["--figures", "7,throughput,scale", "--envs", "qemu-1", "--folder", str(tmp_path)]
+    assert main.main(words) == 1
+    found = records.read(tmp_path)
+    assert {record.figure for record in found.records} == {"7", "throughput", "scale"}
+    peers = {record.peer for record in found.of("qemu-1", "throughput")}
+    assert "tipc" in peers and "tipc-local" not in peers
+    assert found.of("qemu-1", "7", "tipc-local") and len(found.boots) == 2
+    assert "hangs" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
