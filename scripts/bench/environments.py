@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ MEMORY_MB = 1024
 BOOT_SECONDS = 60.0
 # Of the kernel's own modules, those that peers need, where they are no part of the kernel.
 PEER_MODULES = ("tipc", "sunrpc", "ocfs2_nodemanager")
+# Of the programs of the host, those that peers need: TIPC's nodes are set up with this one.
+TOOLS = ("tipc",)
 # What `make bench` builds, and libtirpc's list of networks, without which there are none for it.
 PROGRAM_FOLDER = settings.BUILD / "bench" / "user"
 NETCONFIG = Path("/etc/netconfig")
@@ -103,9 +106,11 @@ def _peer_modules(flavour: Flavour) -> list[Path]:
 
 
 def _programs() -> list[str]:
-    """The peers in user space, where they have been built."""
+    """The peers in user space, and what others need there: as much of it as there is."""
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    tools = [name for name in TOOLS if shutil.which(name, path=search)]
     paths = (PROGRAM_FOLDER / name for name in PROGRAMS.values())
-    return [str(path) for path in paths if path.is_file()]
+    return [*tools, *(str(path) for path in paths if path.is_file())]
 
 
 def describe(machine: Machine) -> tuple[str, str]:

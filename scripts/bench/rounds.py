@@ -86,6 +86,7 @@ class Series:
     point: Point
     each: float
     length: dict[str, int] = field(default_factory=dict)
+    calls: int = 0
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -129,18 +130,28 @@ class Measurement:
 
         A point that fails once is left out of all rounds, and told.
         """
-        began = time.monotonic()
-        series = self._trial(phase)
-        phase = fit(phase, series, rounds, seconds - (time.monotonic() - began))
-        live = {s.point: s for s in series}
+        end = time.monotonic() + seconds
+        live = {one.point: one for one in self._trial(phase)}
+        slowness = 1.0
         with self._report.steps(f"{phase.name}: {rounds} rounds", rounds * len(live)) as steps:
             for index in range(rounds):
-                for batch in phase.batches():
-                    wanted = [live[point] for point in batch if point in live]
-                    now = f"round {index + 1} of {rounds}, {_axis(batch[0])}"
-                    for one in self._batch(phase, order(wanted, index, rounds), now, steps):
-                        del live[one.point]
+                began = time.monotonic()
+                now = fit(phase, list(live.values()), rounds - index, (end - began) / slowness)
+                planned = sum(one.seconds(now) for one in live.values())
+                self._round(now, live, (index, rounds), steps)
+                slowness = max((time.monotonic() - began) / planned, 0.1) if planned else 1.0
         return [record for one in live.values() for record in self._records(one)]
+
+    def _round(
+        self, phase: Phase, live: dict[Point, Series], which: tuple[int, int], steps: Steps
+    ) -> None:
+        """One round; what fails in it is removed from ``live``."""
+        index, rounds = which
+        for batch in phase.batches():
+            wanted = [live[point] for point in batch if point in live]
+            now = f"round {index + 1} of {rounds}, {_axis(batch[0])}"
+            for one in self._batch(phase, order(wanted, index, rounds), now, steps):
+                del live[one.point]
 
     def _batch(
         self, phase: Phase, batch: Sequence[Series], now: str, steps: Steps
@@ -153,6 +164,7 @@ class Measurement:
         for one, answer in zip(batch, answers):
             try:
                 one.rounds.append(_checked(one.point, answer))
+                one.calls += one.length.get("count", 0)
             except Failure as error:
                 self._fail(one.point, f"in a round: {error}")
                 failed.append(one)
@@ -209,7 +221,7 @@ class Measurement:
             p99=statistics.median(p99) if p99 else None,
             rounds=len(values),
             spread=(min(values), max(values)),
-            count=series.length.get("count"),
+            count=series.calls or None,
             peer=point.peer,
             variant=use.variant,
             metric=use.metric,
