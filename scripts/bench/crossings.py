@@ -57,15 +57,15 @@ def _between(left: tuple[int, float], right: tuple[int, float]) -> Crossing:
     return Crossing(math.exp(low + share * (high - low)), x0, x1, faster=y1 < 0)
 
 
-def always_ahead(first: Sequence[Record], second: Sequence[Record]) -> int:
-    """1 if the first of two lines is below the second wherever that is decided, -1 if above, else 0."""
+def ahead(first: Sequence[Record], second: Sequence[Record]) -> tuple[int, int]:
+    """At how many points the first of two lines is below the second, and above, beyond doubt."""
     other = {record.x: record for record in second}
-    signs = set()
+    below = above = 0
     for record in first:
         at = ratio(record, other.get(record.x))
         if at and at.median != 1 and _decided(record, other[record.x]):
-            signs.add(1 if at.median < 1 else -1)
-    return signs.pop() if len(signs) == 1 else 0
+            below, above = below + (at.median < 1), above + (at.median > 1)
+    return below, above
 
 
 # In words.
@@ -96,10 +96,12 @@ def _told(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> 
         words = ("faster" if at.faster else "slower" for at in found)
         places = [f"{word} from about {_about(at.x)} up" for word, at in zip(words, found)]
         return f"{other}, against {one}: {', then '.join(places)}"
-    ahead = always_ahead(a, b)
-    if ahead == 0:
+    slower, faster = ahead(a, b)
+    count, total = max(slower, faster), min(len(a), len(b))
+    if count == 0:
         return f"{other}, against {one}: no difference that the rounds agree on"
-    return f"{other}, against {one}: {'slower' if ahead > 0 else 'faster'} at every size"
+    where = "every size" if count == total else f"{count} of {total} sizes, else no clear difference"
+    return f"{other}, against {one}: {'slower' if slower else 'faster'} at {where}"
 
 
 def _about(x: float) -> str:

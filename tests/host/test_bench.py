@@ -377,8 +377,8 @@ def test_where_lines_cross() -> None:
     assert one.x == pytest.approx(128 * 2**0.5)
     assert [c.faster for c in crossings.between(flat, line(0.5, 2.0, 0.5))] == [False, True]
     assert not crossings.between(flat, line(2.0, 2.0, 2.0))
-    assert crossings.always_ahead(flat, line(2.0, 2.0, 2.0)) == 1
-    assert crossings.always_ahead(line(2.0, 2.0, 2.0), flat) == -1
+    assert crossings.ahead(flat, line(2.0, 2.0, 2.0)) == (3, 0)
+    assert crossings.ahead(line(2.0, 2.0, 0.5), flat) == (1, 2)
 
 
 def test_what_lies_on_top_does_not_cross() -> None:
@@ -386,7 +386,7 @@ def test_what_lies_on_top_does_not_cross() -> None:
     flat = [a_record((1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0), 64 << n) for n in range(3)]
     other = [a_record((2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 1.0), 64 << n) for n in range(3)]
     assert not crossings.between(flat, other)
-    assert crossings.always_ahead(flat, other) == 0
+    assert crossings.ahead(flat, other) == (0, 0)
 
 
 def test_units() -> None:
