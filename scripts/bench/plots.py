@@ -312,11 +312,11 @@ def _figure_8(results: Results, env: str) -> Figure:
             axes.axhline(us * 1000, color="#808080", linestyle=(0, (2, 2)), linewidth=1)
             axes.annotate(
                 "the handler alone",
-                xy=(0, us * 1000),
+                xy=(0.99, us * 1000),
                 xycoords=("axes fraction", "data"),
-                xytext=(4, -3),
+                xytext=(0, 3),
                 textcoords="offset points",
-                va="top",
+                ha="right",
                 color="#606060",
                 fontsize=8,
             )
@@ -324,7 +324,7 @@ def _figure_8(results: Results, env: str) -> Figure:
     _log_axis(all_axes[0], "ns")
     low, high = all_axes[0].get_ylim()
     # Room for what is said of the crossings.
-    all_axes[0].set_ylim(low / 3, high)
+    all_axes[0].set_ylim(low / 6, high)
     for axes in all_axes[:: min(2, len(there))]:
         axes.set_ylabel("median time of a call")
     all_axes[0].legend(frameon=False, loc="upper left")

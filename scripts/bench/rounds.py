@@ -27,7 +27,7 @@ LEAST_ROUNDS = 7
 _TRIAL_CALLS = 40
 _TRIAL_CALLS_LARGE = 3
 _LARGE = 1 << 18
-_TRIAL_MS = 30
+_TRIAL_MS = 60
 # No round of a point has fewer calls than the first of these, or more than the second.
 _FEWEST_CALLS = 3
 _MOST_CALLS = 50_000
@@ -38,8 +38,10 @@ _MOST_WARM = 200
 _STRETCH = 3.0
 # What each command costs beside what it measures.
 _OVERHEAD_SECONDS = 0.012
-# A round of a point is no shorter than this, however little time there is.
+# A round of a point is no shorter than this, however little time there is; one of many calls or
+# messages at once needs more to get going.
 _SHORTEST_MS = 5.0
+_SHORTEST_MANY_MS = 60.0
 
 T = TypeVar("T")
 
@@ -99,7 +101,7 @@ class Series:
         if self.point.verb == "call":
             took = (self.length["count"] + self.length["warm"]) * self.each
         else:
-            took = self.length.get("ms", phase.milliseconds) / 1000
+            took = self.length.get("ms", round(phase.milliseconds)) / 1000
         return took + _OVERHEAD_SECONDS
 
 
@@ -271,7 +273,7 @@ def _mean(words: dict[str, float]) -> float:
 def length(phase: Phase, point: Point, each: float) -> dict[str, int]:
     """How often, or for how long, a round measures a point of which a call takes ``each``."""
     if point.verb in ("flood", "inflight"):
-        return {"ms": round(phase.milliseconds)}
+        return {"ms": round(max(phase.milliseconds, _SHORTEST_MANY_MS))}
     if point.verb != "call":
         return {}
     count = phase.milliseconds / 1000 / each

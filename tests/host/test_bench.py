@@ -244,6 +244,10 @@ def test_rounds_are_made_to_fit() -> None:
         assert 0.8 * min(seconds, 130) < sum(one.seconds(found) for one in series) * 7 <= seconds
     rounds.fit(phase, series, 7, 0.0)
     assert all(one.length["count"] >= 3 for one in series)
+    (floods,) = plan.phases(("throughput",))
+    series = [rounds.Series(point, 0.0) for point in floods.points]
+    rounds.fit(floods, series, 7, 0.0)
+    assert {one.length["ms"] for one in series} == {60}
 
 
 def test_phases_share_the_time() -> None:
