@@ -145,9 +145,10 @@ class Guest:
 
     def _at(self, commands: Sequence[str], limit: float) -> int:
         """Which command hangs; raises Hung when it cannot be killed."""
-        at = self._shell.run(f"cat {_AT}", _PROBE_SECONDS, check=False).out.strip()
-        index = int(at) if at.isdigit() and int(at) < len(commands) else 0
+        index = 0
         try:
+            at = self._shell.run(f"cat {_AT}", _PROBE_SECONDS, check=False).out.strip()
+            index = int(at) if at.isdigit() and int(at) < len(commands) else 0
             # No command of the module: it is refused, after those that are at work.
             self._shell.run(script(["nothing"]), _PROBE_SECONDS, check=False)
         except CommandTimeout as error:

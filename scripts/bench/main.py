@@ -96,17 +96,19 @@ def measure(
     """Everything that was asked for, in one boot of one guest.
 
     What the guest has measured when it dies is kept. When it hangs, it is booted again for the
-    phases that it has not measured, of which that begins without the peer that it has hung with.
+    phases that it has not measured, without what it has hung with.
     """
     todo = plan.phases(arguments.figures, arguments.peers)
     for _ in range(_MOST_BOOTS):
         done = _measure(environment, todo, arguments, report)
         yield done
-        todo = todo[len(done.phases) :]
-        if not done.hung or not todo:
+        if not done.hung:
             return
-        todo = [plan.without(todo[0], done.hung), *todo[1:]]
-        report.say(f"booting again, without {done.hung} in what has hung")
+        rest = [phase for phase in todo if phase.name not in done.phases]
+        todo = [phase for phase in (plan.without_hung(rest[0], done.hung), *rest[1:]) if phase.points]
+        if not todo:
+            return
+        report.say("booting again for the rest, without that")
 
 
 def _measure(
@@ -131,9 +133,9 @@ def _measure(
             finally:
                 done.left_out = measurement.left_out.lines()
     except Hung as error:
-        done.hung = plan.peer_of(error.command)
+        done.hung = error.command
         done.error = f"{environment.name}: {error}"
-        done.left_out.append(f"{done.hung}: {error}")
+        done.left_out.append(f"{plan.peer_of(error.command)}: {error}")
         report.say(f"error: {done.error}")
     except HarnessError as error:
         done.error = f"{environment.name}: {error}"
@@ -154,7 +156,8 @@ def _measure_phases(
         raise HarnessError("none of the peers is to be had")
     phases = [plan.without(phase, *missing) for phase in phases]
     for phase, seconds in zip(phases, shares(phases, arguments.seconds)):
-        done.records += measurement.run(phase, arguments.rounds, seconds)
+        if phase.points:
+            done.records += measurement.run(phase, arguments.rounds, seconds)
         done.phases.append(phase.name)
 
 

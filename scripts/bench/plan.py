@@ -254,6 +254,16 @@ def without(phase: Phase, *peers: str) -> Phase:
     return replace(phase, points=points)
 
 
+def without_hung(phase: Phase, command: str) -> Phase:
+    """A phase without what has hung with a command, and what asks more of the same peer."""
+    words = set(command.split())
+    hung = [point for point in phase.points if set(point.command().split()) <= words]
+    least = min((point.x for point in hung), default=0)
+    peer = peer_of(command)
+    points = tuple(point for point in phase.points if point.peer != peer or point.x < least)
+    return replace(phase, points=points)
+
+
 def peer_of(command: str) -> str:
     """Whom a command is about."""
     found = re.search(r"\bpeer=(\S+)", command)

@@ -83,7 +83,7 @@ class LeftOut:
 
 @dataclass
 class Series:
-    """What the rounds have given of a point; ``each`` is how long a call has taken before them."""
+    """What the rounds have given of a point; ``each`` is how long a call, or a cluster, took before."""
 
     point: Point
     each: float
@@ -100,6 +100,8 @@ class Series:
         """How long a round should take."""
         if self.point.verb == "call":
             took = (self.length["count"] + self.length["warm"]) * self.each
+        elif self.point.verb == "scale":
+            took = self.each
         else:
             took = self.length.get("ms", round(phase.milliseconds)) / 1000
         return took + _OVERHEAD_SECONDS
@@ -188,7 +190,9 @@ class Measurement:
         with self._report.steps(f"{phase.name}: warming up", len(phase.points)) as steps:
             for batch in phase.batches():
                 commands = [point.command(**_trial_length(point)) for point in batch]
-                answers = self._guest.ask(commands, 0.5 * len(batch))
+                began = time.monotonic()
+                answers = self._guest.ask(commands, sum(_trial_seconds(point) for point in batch))
+                took = (time.monotonic() - began) / len(batch)
                 for point, answer in zip(batch, answers):
                     try:
                         # A flood for so short a time may have nothing to show.
@@ -196,7 +200,7 @@ class Measurement:
                     except Failure as error:
                         self._fail(point, str(error))
                     else:
-                        found.append(Series(point, _mean(words)))
+                        found.append(Series(point, took if point.verb == "scale" else _mean(words)))
                 steps.step(_axis(batch[0]), len(batch))
         return found
 
@@ -261,6 +265,11 @@ def _trial_length(point: Point) -> dict[str, int]:
     return {"ms": _TRIAL_MS} if point.verb in ("flood", "inflight") else {}
 
 
+def _trial_seconds(point: Point) -> float:
+    """What a trial may take; how long a cluster takes to form nobody knows before."""
+    return 40.0 if point.verb == "scale" else 0.5
+
+
 def _mean(words: dict[str, float]) -> float:
     """How many seconds a call takes, as far as a short look can tell.
 
@@ -306,4 +315,4 @@ def fit(phase: Phase, series: Sequence[Series], rounds: int, seconds: float) -> 
 def shares(phases: Sequence[Phase], seconds: float) -> list[float]:
     """How many of so many seconds each phase may take."""
     wanted = [len(phase.points) * phase.milliseconds for phase in phases]
-    return [seconds * one / sum(wanted) for one in wanted]
+    return [seconds * one / max(sum(wanted), 1.0) for one in wanted]

@@ -250,6 +250,17 @@ def test_rounds_are_made_to_fit() -> None:
     assert {one.length["ms"] for one in series} == {60}
 
 
+def test_what_hangs_is_left_out() -> None:
+    """And what asks more of the same peer; the other peers stay."""
+    (scale,) = plan.phases(("scale",))
+    left = plan.without_hung(scale, "scale nodes=64")
+    assert [point.x for point in left.points] == [2, 8, 32]
+    (many,) = plan.phases(("inflight",))
+    left = plan.without_hung(many, "inflight peer=tcp size=64 depth=16 ms=60")
+    assert {point.x for point in left.points if point.peer == "tcp"} == {1, 2, 4, 8}
+    assert {point.x for point in left.points if point.peer == "rpc"} == set(plan.DEPTHS)
+
+
 def test_phases_share_the_time() -> None:
     """By what they would take."""
     phases = plan.phases(plan.FIGURES)
