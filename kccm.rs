@@ -10,6 +10,7 @@
 //! | [`mod@module`] | the module: a node made from the parameters                                |
 //! | [`node`]     | one member of a cluster: everything below, started and stopped             |
 //! | [`listener`] | the thread that serves what comes in: frames are handed out there          |
+//! | [`quick`](listener::quick) | what is seen to without a thread: replies, softirq handlers  |
 //! | [`recovery`] | the thread that keeps the node connected: attempts, heartbeats, time-outs  |
 //! | [`sendrecv`] | messages: receive queue and receive-wait queue                             |
 //! | [`rcall`]    | remote calls: calls that wait, handlers, threads for long ones             |
@@ -26,8 +27,8 @@
 //!
 //! Outermost first. Whoever holds one takes only those below it.
 //!
-//! 1. `Conn::rx` (a [`sys::claim`]): held by the listener while it serves a connection, also while it runs a
-//!    short handler. `Events::subscriptions` (mutex): held while subscribers are told.
+//! 1. `Conn::rx` (a [`sys::claim`]): held by the listener while it serves a connection, also while it
+//!    runs a short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
 //! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
 //!    link, when the keys are looked for again, and from time to time.
@@ -38,10 +39,10 @@
 //!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`,
 //!    `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody is allowed
 //!    under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which only threads
-//!    take. What is done under one does not grow with what is queued or registered, but
-//!    for a tree's depth. There are two exceptions: who gives up waiting for credit looks for itself
-//!    among those who wait for the same peer; and all receivers with too small a buffer for a message
-//!    are told of it in one go.
+//!    take. What is done under one does not grow with what is queued or registered, but for a tree's
+//!    depth. There are two exceptions: who gives up waiting for credit looks for itself among those who
+//!    wait for the same peer; and all receivers with too small a buffer for a message are told of it in
+//!    one go.
 //!
 //! Under a spin lock nothing is allocated, nothing freed but a waiter that has been told, and no
 //! handler, subscriber or link called.

@@ -11,8 +11,9 @@
 //!
 //! ```text
 //!  caller                               node that is called
-//!  rcall ------ Call ---------------->  listener: handler short?  runs it itself (figure 5)
-//!                                                         long?   a thread runs it (figure 4)
+//!  rcall ------ Call ---------------->  upcall:   softirq handler? runs it (listener::quick)
+//!                                       listener: short handler?   runs it itself (figure 5)
+//!                                                 long?            a thread runs it (figure 4)
 //!  rcall_sync - CallSync(id) -------->  likewise, then
 //!   sleeps  <-- Reply(id, status) ----  whoever ran it sends what it returned
 //! ```
