@@ -59,6 +59,10 @@ const FRAMES: u32 = 64;
 /// Something has come in on the link of `conn`, which is in its upcall. Returns whether all of that has
 /// been seen to; the rest is for the listener.
 pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
+    if cfg!(CONFIG_PREEMPT_RT) {
+        // An upcall can be preempted there, and the listener would wait for it spinning.
+        return false;
+    }
     let Some(rx) = conn.rx.try_claim() else {
         return false;
     };
