@@ -64,6 +64,8 @@ struct Subscription {
 
 struct Flags {
     changed: bool,
+    /// How many subscribers there are: without any the thread is left alone.
+    subscribers: usize,
     stop: bool,
 }
 
@@ -89,6 +91,7 @@ impl Events {
             flags <- new_spinlock!(
                 Flags {
                     changed: false,
+                    subscribers: 0,
                     stop: false,
                 },
                 "Events::flags"
@@ -102,8 +105,12 @@ impl Events {
 
     /// A peer has come or gone.
     pub(crate) fn changed(&self) {
-        self.flags.lock().changed = true;
-        self.wake.notify_one();
+        let mut flags = self.flags.lock();
+        if flags.subscribers > 0 {
+            flags.changed = true;
+            drop(flags);
+            self.wake.notify_one();
+        }
     }
 
     /// Lets the thread end.
@@ -121,7 +128,10 @@ impl Events {
             subscriber,
             beliefs,
         };
-        self.subscriptions.lock().push(subscription, GFP_KERNEL)?;
+        let mut subscriptions = self.subscriptions.lock();
+        subscriptions.push(subscription, GFP_KERNEL)?;
+        self.flags.lock().subscribers = subscriptions.len();
+        drop(subscriptions);
         self.changed();
         Ok(handle)
     }
@@ -134,6 +144,7 @@ impl Events {
             .position(|s| s.handle == handle)
             .ok_or(ENOENT)?;
         let removed = subscriptions.remove(index);
+        self.flags.lock().subscribers = subscriptions.len();
         drop(subscriptions);
         drop(removed);
         Ok(())
