@@ -48,6 +48,7 @@ use crate::conn::hello::{
     Refusal,
     Reject, //
 };
+use crate::conn::inbox;
 use crate::conn::inbox::Due;
 use crate::conn::peer::Peer;
 use crate::conn::session::Session;
@@ -922,7 +923,7 @@ impl Listener<'_> {
     fn delivered(&self, session: &Session, seq: u64, len: usize) {
         match session.delivered(seq, len) {
             Due::Now => session.ping(),
-            Due::Later => self.node.recovery.wake(),
+            Due::Later => self.node.recovery.by(clock::now() + inbox::DELAY),
             Due::Pending => {}
         }
     }

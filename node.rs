@@ -285,7 +285,7 @@ impl Node {
         };
         pending.push(entry, GFP_KERNEL)?;
         drop(pending);
-        self.recovery.wake();
+        self.recovery.by(until);
         Ok(Some(conn))
     }
 
@@ -391,7 +391,9 @@ impl Node {
         // Who was welcomed has to be heard before it is believed.
         session.ping();
         self.changed(peer);
-        self.recovery.wake();
+        let interval =
+            recovery::interval(self.limits().dead_ms.into(), session.peer.dead_ms.into());
+        self.recovery.by(clock::now() + interval);
         Ok(())
     }
 
@@ -429,12 +431,15 @@ impl Node {
                     || peer.snapshot().state == State::Down
             }
         };
-        if gone {
+        let dies = if gone {
             self.declare_down(peer);
+            None
         } else {
-            self.check_down(peer);
+            self.check_down(peer)
+        };
+        for time in [peer.deadline(), dies].into_iter().flatten() {
+            self.recovery.by(time);
         }
-        self.recovery.wake();
     }
 
     /// Takes a peer for dead if it has been silent for too long. Returns when to look again.

@@ -10,8 +10,11 @@
 //!   come for `dead_ms`: the first of the paper's three steps. A connection with an error is found
 //!   by the listener, at once;
 //! - it takes peers for dead that have not been heard of for so long, over whichever connection;
-//! - it sends acknowledgements that nothing else has carried along.
+//! - it sends acknowledgements that nothing else has carried along;
 //! - it sees keys through that are changed.
+//!
+//! Each time it looks at all peers, so it is done seldom: who knows when there will be something to do
+//! says so ([`Recovery::by`]), and signs of life that are nearly due go with those that are.
 //!
 //! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
@@ -36,11 +39,18 @@ use kernel::sync::{new_condvar, Arc, CondVar};
 /// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
 const SIGNS: Millis = 4;
 
+/// A sign of life goes early with others by so much of the time between two: then a node with many
+/// peers looks for what is due some four times in it, whenever they have connected.
+const EARLY: Millis = 4;
+
 /// The longest sleep. Nothing depends on it.
 const LONGEST: Millis = 10_000;
 
 struct Flags {
+    /// There is something to do now.
     wake: bool,
+    /// There is something to do then.
+    due: Millis,
     stop: bool,
 }
 
@@ -60,6 +70,7 @@ impl Recovery {
             flags <- new_spinlock_bh!(
                 Flags {
                     wake: false,
+                    due: Millis::MAX,
                     stop: false,
                 },
                 "Recovery::flags"
@@ -80,44 +91,62 @@ impl Recovery {
         self.wake.notify_one();
     }
 
-    /// Sleeps until `deadline` or until woken. Returns whether to go on.
-    fn sleep(&self, deadline: Millis) -> bool {
+    /// Has it look for something to do then, or before. Any context.
+    pub(crate) fn by(&self, time: Millis) {
         let mut flags = self.flags.lock();
-        if !flags.wake && !flags.stop {
+        if time < flags.due {
+            flags.due = time;
+            drop(flags);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Sleeps until `deadline`, or until there is something to do. Returns when that was due; `None`
+    /// if it is to end.
+    fn sleep(&self, deadline: Millis) -> Option<Millis> {
+        let mut flags = self.flags.lock();
+        flags.due = flags.due.min(deadline);
+        while !flags.wake && !flags.stop {
             let now = clock::now();
-            if deadline > now {
-                // Signals do not reach kernel threads.
-                let pause = clock::jiffies(deadline - now);
-                let _ = self.wake.wait_interruptible_timeout(&mut flags, pause);
+            if flags.due <= now {
+                break;
             }
+            // Signals do not reach kernel threads.
+            let pause = clock::jiffies(flags.due - now);
+            let _ = self.wake.wait_interruptible_timeout(&mut flags, pause);
         }
         flags.wake = false;
-        !flags.stop
+        let due = core::mem::replace(&mut flags.due, Millis::MAX);
+        (!flags.stop).then_some(due)
     }
 }
 
 /// The recovery thread of a node.
 pub(crate) fn run(node: &Arc<Node>) {
     let mut deadline = clock::now();
-    while node.recovery.sleep(deadline) {
+    while let Some(due) = node.recovery.sleep(deadline) {
         let now = clock::now();
         // If this thread could not run, perhaps because the machine stood still, then neither could
         // the listener hear anybody: that is not the peers' silence.
-        let late = now.saturating_sub(deadline) > Millis::from(node.limits().dead_ms) / 2;
+        let late = now.saturating_sub(due) > Millis::from(node.limits().dead_ms) / 2;
         deadline = now + LONGEST;
         for peer in node.peers() {
             if late {
                 peer.excuse(now);
             }
-            tend(node, peer);
-            let next = match peer.line() {
-                Some((conn, peer_dead_ms)) => Some(beat(node, peer, &conn, peer_dead_ms)),
-                None => peer.deadline(),
+            let times = match peer.line() {
+                Some((conn, peer_dead_ms)) => {
+                    let owed = conn.session().and_then(|s| s.acknowledge_late(now));
+                    let next = beat(node, peer, &conn, peer_dead_ms);
+                    [Some(next), owed, None]
+                }
+                None => {
+                    tend(node, peer);
+                    let owed = peer.session().and_then(|s| s.acknowledge_late(now));
+                    [peer.deadline(), owed, node.check_down(peer)]
+                }
             };
-            let owed = peer
-                .session()
-                .and_then(|session| session.acknowledge_late(now));
-            for time in [next, node.check_down(peer), owed].into_iter().flatten() {
+            for time in times.into_iter().flatten() {
                 deadline = deadline.min(time);
             }
         }
@@ -160,11 +189,17 @@ fn dial(node: &Arc<Node>, peer: &Arc<Peer>) -> Result {
     Ok(())
 }
 
+/// The time between two signs of life, for ends that take so long a silence for death.
+pub(crate) fn interval(dead_ms: Millis, peer_dead_ms: Millis) -> Millis {
+    (dead_ms.min(peer_dead_ms) / SIGNS).max(1)
+}
+
 /// Sees to it that both ends of a connection hear of each other. Returns when to look again.
 fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Millis {
     let now = clock::now();
     let dead_ms = Millis::from(node.limits().dead_ms);
-    if conn.unread() {
+    let interval = interval(dead_ms, peer_dead_ms);
+    if now > conn.last_heard() + interval && conn.unread() {
         // It is the listener here that does not get round to it, not the peer that is silent.
         conn.hear();
     }
@@ -182,9 +217,8 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         conn.fail(ETIMEDOUT, None);
         return now + LONGEST;
     }
-    let interval = (dead_ms.min(peer_dead_ms) / SIGNS).max(1);
     let mut due = conn.last_sent() + interval;
-    if now >= due {
+    if now + interval / EARLY >= due {
         if let Some(session) = conn.session() {
             session.ping();
         }

@@ -456,9 +456,11 @@ impl Peer {
             // what follows from the first.
             return (Action::None, None);
         }
-        let action = inner
-            .machine
-            .step(Event::Tick, clock::now(), clock::random());
+        let now = clock::now();
+        if inner.machine.deadline().is_none_or(|due| now < due) {
+            return (Action::None, None);
+        }
+        let action = inner.machine.step(Event::Tick, now, clock::random());
         if action == Action::Expire {
             inner.last_error = Some(ETIMEDOUT);
             inner.last_refusal = None;

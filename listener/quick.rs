@@ -31,6 +31,7 @@ use crate::conn::frame::{
     FEW,
     HEADER_LEN, //
 };
+use crate::conn::inbox;
 use crate::conn::inbox::Due;
 use crate::conn::peer::Peer;
 use crate::conn::transport::Within;
@@ -50,6 +51,7 @@ use crate::rcall::{
     Room,
     Wanted, //
 };
+use crate::sys::clock;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -261,7 +263,7 @@ impl Upcall<'_> {
         };
         match session.delivered(seq, len) {
             Due::Now => self.conn.owe(),
-            Due::Later => self.node.recovery.wake(),
+            Due::Later => self.node.recovery.by(clock::now() + inbox::DELAY),
             Due::Pending => {}
         }
     }
