@@ -222,6 +222,8 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         if let Some(session) = conn.session() {
             session.ping();
         }
+        // Nothing else has been sent for a while.
+        conn.link().trim();
         due = now + interval;
     }
     due.min(dies)

@@ -182,6 +182,10 @@ impl Link for TcpLink {
         self.socket.pending()
     }
 
+    fn trim(&self) {
+        self.socket.trim();
+    }
+
     fn key(&self) -> Option<u8> {
         self.member.as_ref()?.key()
     }

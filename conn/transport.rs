@@ -88,6 +88,9 @@ pub(crate) trait Link: Send + Sync {
         true
     }
 
+    /// Lets go of memory that is not needed while little is sent.
+    fn trim(&self) {}
+
     /// The number of the key that is signed with, if the network has keys.
     fn key(&self) -> Option<u8> {
         None

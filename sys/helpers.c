@@ -137,6 +137,29 @@ void kccm_sock_prepare(struct socket *sock)
 		tcp_sock_set_nodelay(sk);
 }
 
+/*
+ * What is sent is copied into 32 KiB that a socket has to itself, and keeps:
+ * while it sends next to nothing, a page will do. It gets the 32 KiB again when
+ * what was sent of the page is not acknowledged before the page is full.
+ */
+void kccm_sock_trim(struct socket *sock)
+{
+	struct sock *sk = sock->sk;
+	struct page_frag *frag = &sk->sk_frag;
+	struct page *page;
+
+	if (READ_ONCE(frag->size) <= PAGE_SIZE)
+		return;
+	page = alloc_page(GFP_NOIO | __GFP_NOWARN);
+	lock_sock(sk);
+	swap(frag->page, page);
+	WRITE_ONCE(frag->size, frag->page ? PAGE_SIZE : 0);
+	frag->offset = 0;
+	release_sock(sk);
+	if (page)
+		put_page(page);
+}
+
 void kccm_sock_reset_on_close(struct socket *sock)
 {
 	sock_no_linger(sock->sk);

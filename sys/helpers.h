@@ -41,6 +41,7 @@ void kccm_sock_unhook_child(struct socket *sock,
 			    const struct kccm_sock_hook *parent);
 
 void kccm_sock_prepare(struct socket *sock);
+void kccm_sock_trim(struct socket *sock);
 void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
 struct kvec;

@@ -222,6 +222,12 @@ impl Socket {
         unsafe { helpers::kccm_sock_pending(self.0) }
     }
 
+    /// Lets go of memory for what is sent that it does not need while it sends little.
+    pub(crate) fn trim(&self) {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_trim(self.0) };
+    }
+
     /// Ends the connection in both directions.
     pub(crate) fn shutdown(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not
