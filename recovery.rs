@@ -228,3 +228,52 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     }
     due.min(dies)
 }
+
+#[cfg(KCCM_KUNIT)]
+#[kernel::prelude::kunit_tests(kccm_wakeups)]
+mod tests {
+    use super::*;
+
+    /// A time that does not come while a test runs.
+    const NEVER: Millis = 1_000_000;
+
+    fn recovery() -> Result<Pin<KBox<Recovery>>> {
+        KBox::pin_init(Recovery::new(), GFP_KERNEL)
+    }
+
+    #[test]
+    fn sleeps_until_the_first_that_is_due() -> Result {
+        let recovery = recovery()?;
+        let now = clock::now();
+        for after in [60, 20, 40] {
+            recovery.by(now + after);
+        }
+        assert_eq!(recovery.sleep(now + NEVER), Some(now + 20));
+        assert!((now + 20..now + NEVER).contains(&clock::now()));
+        // That was all: what is due later, whoever looked has seen.
+        let now = clock::now();
+        assert_eq!(recovery.sleep(now + 20), Some(now + 20));
+        assert!(clock::now() >= now + 20);
+        Ok(())
+    }
+
+    #[test]
+    fn is_woken_before_anything_is_due() -> Result {
+        let recovery = recovery()?;
+        let due = clock::now() + NEVER;
+        recovery.wake();
+        assert_eq!(recovery.sleep(due), Some(due));
+        assert!(clock::now() < due);
+        recovery.by(due);
+        recovery.stop();
+        assert_eq!(recovery.sleep(due), None);
+        Ok(())
+    }
+
+    #[test]
+    fn signs_of_life_are_for_who_is_less_patient() {
+        assert_eq!(interval(3000, 1000), 1000 / SIGNS);
+        assert_eq!(interval(1000, 3000), 1000 / SIGNS);
+        assert_eq!(interval(1, 1), 1);
+    }
+}
