@@ -484,10 +484,7 @@ impl Listener<'_> {
             }
             match conn.recv(rx.assembler.space()) {
                 Ok(0) => return Err(ECONNRESET),
-                Ok(n) => {
-                    rx.assembler.commit(n);
-                    read += n;
-                }
+                Ok(n) => read += n,
                 Err(e) if e == EAGAIN => return Ok(Served::Idle),
                 Err(e) => return Err(e),
             }

@@ -407,15 +407,16 @@ pub(crate) enum Stop {
 /// Puts frames together from a stream of bytes.
 ///
 /// The bytes are read where [`Assembler::space`] says: into a small stage, from which many small
-/// frames are taken at once, or, when most of a long payload is missing, straight into that.
+/// frames are taken at once, or, when most of a long payload is missing, straight into that. Either
+/// has memory for what is still to come, which nobody writes before.
 ///
 /// # Invariants
 ///
-/// `start <= end <= stage.len()`; `filled <= payload.len() == header.payload_len()` of `current`.
+/// `start <= stage.len() <= STAGE`, and what is before `start` has been taken; `payload.len() <=
+/// header.payload_len()` of `current`. Both vectors have memory for the larger number.
 pub(crate) struct Assembler {
     stage: KVVec<u8>,
     start: usize,
-    end: usize,
     current: Option<Partial>,
 }
 
@@ -423,13 +424,20 @@ struct Partial {
     header: Header,
     numbers: Numbers,
     payload: KVVec<u8>,
-    filled: usize,
 }
 
 impl Partial {
     fn missing(&self) -> usize {
-        self.payload.len() - self.filled
+        (self.header.payload_len() as usize).saturating_sub(self.payload.len())
     }
+}
+
+/// Where the bytes go that come next.
+pub(crate) struct Space<'a> {
+    /// What they are to be appended to.
+    pub(crate) to: &'a mut KVVec<u8>,
+    /// How many there may be. There is memory for so many.
+    pub(crate) most: usize,
 }
 
 impl Assembler {
@@ -439,58 +447,43 @@ impl Assembler {
     /// An assembler at the beginning of a stream.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            stage: zeroed(Self::STAGE)?,
+            stage: KVVec::with_capacity(Self::STAGE, GFP_KERNEL)?,
             start: 0,
-            end: 0,
             current: None,
         })
     }
 
-    /// Where to put the bytes that come next; never empty after [`Assembler::next`] has returned
-    /// `None`. Tell how many they were by [`Assembler::commit`].
-    pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.straight() {
-            if let Some(current) = &mut self.current {
-                return &mut current.payload[current.filled..];
-            }
-        }
+    /// Where to put the bytes that come next; never without room after [`Assembler::next`] has
+    /// returned `None`.
+    pub(crate) fn space(&mut self) -> Space<'_> {
         if self.start > 0 {
-            self.stage.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            let rest = self.start..self.stage.len();
+            let n = rest.len();
+            self.stage.copy_within(rest, 0);
+            self.stage.truncate(n);
             self.start = 0;
         }
-        &mut self.stage[self.end..]
-    }
-
-    /// Whether the stage is empty and most of a stage's worth of payload is missing.
-    fn straight(&self) -> bool {
-        self.start == self.end
-            && self
-                .current
-                .as_ref()
-                .is_some_and(|c| c.missing() >= Self::STAGE / 2)
-    }
-
-    /// `n` bytes were put into [`Assembler::space`].
-    pub(crate) fn commit(&mut self, n: usize) {
-        // INVARIANT: Not more than there was space for.
-        if self.straight() {
-            if let Some(current) = &mut self.current {
-                current.filled += n.min(current.missing());
-            }
-        } else {
-            self.end = (self.end + n).min(self.stage.len());
+        let missing = self.current.as_ref().map_or(0, Partial::missing);
+        match &mut self.current {
+            Some(current) if self.stage.is_empty() && missing >= Self::STAGE / 2 => Space {
+                to: &mut current.payload,
+                most: missing,
+            },
+            _ => Space {
+                most: Self::STAGE.saturating_sub(self.stage.len()),
+                to: &mut self.stage,
+            },
         }
     }
 
     /// Whether nothing is in it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end && self.current.is_none()
+        self.start == self.stage.len() && self.current.is_none()
     }
 
     /// The first `N` bytes of the stream, once they are there: the handshake's.
     pub(crate) fn take_exact<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let bytes = *self.stage[self.start..self.end].first_chunk::<N>()?;
+        let bytes = *self.stage[self.start..].first_chunk::<N>()?;
         self.start += N;
         Some(bytes)
     }
@@ -500,7 +493,7 @@ impl Assembler {
         if let Some(current) = &self.current {
             return Ok(Some((current.header, current.numbers)));
         }
-        let Some(bytes) = self.stage[self.start..self.end].first_chunk::<HEADER_LEN>() else {
+        let Some(bytes) = self.stage[self.start..].first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
         parse(bytes, bounds).map(Some)
@@ -513,25 +506,18 @@ impl Assembler {
                 return Ok(None);
             };
             let len = header.payload_len() as usize;
-            let staged = &self.stage[self.start..self.end][HEADER_LEN..];
-            let filled = if len <= staged.len() { len } else { 0 };
-            let payload = match filled {
-                0 => zeroed(len),
-                _ => copied(&staged[..len]),
-            };
-            let payload = payload.map_err(|_| Stop::NoMemory)?;
-            self.start += HEADER_LEN + filled;
+            let payload = KVVec::with_capacity(len, GFP_KERNEL).map_err(|_| Stop::NoMemory)?;
+            self.start += HEADER_LEN;
             self.current = Some(Partial {
                 header,
                 numbers,
                 payload,
-                filled,
             });
         }
         if let Some(current) = &mut self.current {
-            let n = current.missing().min(self.end - self.start);
-            current.payload[current.filled..][..n].copy_from_slice(&self.stage[self.start..][..n]);
-            current.filled += n;
+            let staged = &self.stage[self.start..];
+            let n = current.missing().min(staged.len());
+            append(&mut current.payload, &staged[..n]).map_err(|_| Stop::NoMemory)?;
             self.start += n;
             if current.missing() > 0 {
                 return Ok(None);
@@ -579,13 +565,13 @@ pub(crate) fn parse(
 /// A copy of some bytes.
 pub(crate) fn copied(bytes: &[u8]) -> Result<KVVec<u8>> {
     let mut copy = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;
-    copy.extend_from_slice(bytes, GFP_KERNEL)?;
+    append(&mut copy, bytes)?;
     Ok(copy)
 }
 
-/// A buffer of `len` zero bytes.
-pub(crate) fn zeroed(len: usize) -> Result<KVVec<u8>> {
-    Ok(KVVec::from_elem(0, len, GFP_KERNEL)?)
+/// Adds some bytes to others, for which there is memory.
+fn append(to: &mut KVVec<u8>, bytes: &[u8]) -> Result {
+    Ok(to.extend_from_slice(bytes, GFP_KERNEL)?)
 }
 
 #[cfg(KCCM_KUNIT)]
@@ -1057,13 +1043,11 @@ pub(crate) mod tests {
     fn frame_has_its_numbers() -> Result {
         let mut assembler = Assembler::new()?;
         let numbers = Numbers { seq: 5, ack: 77 };
-        put(&mut assembler, &message(0).encode(numbers));
+        put(&mut assembler, &message(0).encode(numbers))?;
         let first = assembler.next(WIDE).map_err(|_| EIO)?;
         assert_eq!(first.map(|f| f.numbers), Some(numbers));
-        put(
-            &mut assembler,
-            &message(0).encode(Numbers { seq: 0, ack: 77 }),
-        );
+        let numbers = Numbers { seq: 0, ack: 77 };
+        put(&mut assembler, &message(0).encode(numbers))?;
         let next = assembler.next(WIDE);
         assert!(next.is_err_and(|stop| stop == Stop::Malformed(Malformed::Field)));
         Ok(())
@@ -1211,13 +1195,12 @@ pub(crate) mod tests {
             let until = (self.fed + n).min(self.stream.bytes.len());
             while self.fed < until {
                 let space = self.assembler.space();
-                let n = space.len().min(until - self.fed);
+                let n = space.most.min(until - self.fed);
                 if n == 0 {
                     pr_err!("no space at {}\n", self.fed);
                     return Err(ENOSPC);
                 }
-                space[..n].copy_from_slice(&self.stream.bytes[self.fed..][..n]);
-                self.assembler.commit(n);
+                append(space.to, &self.stream.bytes[self.fed..][..n])?;
                 self.fed += n;
                 self.take()?;
             }
@@ -1301,8 +1284,7 @@ pub(crate) mod tests {
         let stream = Stream::new(SOME)?;
         assert!(stream.bytes.len() < STAGE);
         let mut assembler = Assembler::new()?;
-        assembler.space()[..stream.bytes.len()].copy_from_slice(&stream.bytes);
-        assembler.commit(stream.bytes.len());
+        put(&mut assembler, &stream.bytes)?;
         for header in SOME {
             let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
             assert!(next.is_some_and(|frame| frame.header == header));
@@ -1352,17 +1334,17 @@ pub(crate) mod tests {
             // stays in the link.
             for missing in [len, STRAIGHT + (len - STRAIGHT) / 2, STRAIGHT] {
                 reader.feed(HEADER_LEN + len - missing - reader.fed)?;
-                assert_eq!(reader.assembler.space().len(), missing);
+                assert_eq!(reader.assembler.space().most, missing);
             }
             // The last part comes through the stage, with what is behind it.
             reader.feed(1)?;
-            assert_eq!(reader.assembler.space().len(), STAGE);
+            assert_eq!(reader.assembler.space().most, STAGE);
             reader.finish()?;
         }
         let stream = Stream::new([message(STRAIGHT - 1)])?;
         let mut reader = Reader::new(&stream)?;
         reader.feed(HEADER_LEN)?;
-        assert_eq!(reader.assembler.space().len(), STAGE);
+        assert_eq!(reader.assembler.space().most, STAGE);
         reader.finish()
     }
 
@@ -1437,9 +1419,10 @@ pub(crate) mod tests {
     }
 
     /// Puts bytes into an assembler.
-    fn put(assembler: &mut Assembler, bytes: &[u8]) {
-        assembler.space()[..bytes.len()].copy_from_slice(bytes);
-        assembler.commit(bytes.len());
+    fn put(assembler: &mut Assembler, bytes: &[u8]) -> Result {
+        let space = assembler.space();
+        assert!(bytes.len() <= space.most);
+        append(space.to, bytes)
     }
 
     #[test]
@@ -1464,14 +1447,14 @@ pub(crate) mod tests {
         ];
         for (drawn, malformed) in cases {
             let mut assembler = Assembler::new()?;
-            put(&mut assembler, &PING.bytes());
-            put(&mut assembler, &drawn.bytes()[..HEADER_LEN - 1]);
+            put(&mut assembler, &PING.bytes())?;
+            put(&mut assembler, &drawn.bytes()[..HEADER_LEN - 1])?;
             let next = assembler.next(BOUNDS);
             assert!(next.is_ok_and(|f| f.is_some_and(|f| f.header == PING)));
             assert!(assembler.next(BOUNDS).is_ok_and(|f| f.is_none()));
-            put(&mut assembler, &drawn.bytes()[HEADER_LEN - 1..]);
+            put(&mut assembler, &drawn.bytes()[HEADER_LEN - 1..])?;
             // A good frame behind it is of no more use.
-            put(&mut assembler, &PING.bytes());
+            put(&mut assembler, &PING.bytes())?;
             for _ in 0..3 {
                 let next = assembler.next(BOUNDS).err();
                 assert_eq!(next, Some(Stop::Malformed(malformed)));
@@ -1490,10 +1473,10 @@ pub(crate) mod tests {
         bytes.extend_from_slice(&stream.bytes, GFP_KERNEL)?;
         for cut in 0..=bytes.len() {
             let mut assembler = Assembler::new()?;
-            put(&mut assembler, &bytes[..cut]);
+            put(&mut assembler, &bytes[..cut])?;
             let mut taken = assembler.take_exact::<GREETING>();
             assert_eq!(taken.is_some(), cut >= GREETING);
-            put(&mut assembler, &bytes[cut..]);
+            put(&mut assembler, &bytes[cut..])?;
             if taken.is_none() {
                 taken = assembler.take_exact();
             }
@@ -1508,21 +1491,33 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn more_than_there_was_space_for_is_not_believed() -> Result {
-        // In the stage, and straight.
+    fn there_is_memory_for_what_there_is_space_for() -> Result {
         let mut assembler = Assembler::new()?;
-        put(&mut assembler, &message(STAGE).bytes());
-        assembler.commit(2 * STAGE);
-        assert_eq!((assembler.start, assembler.end), (0, STAGE));
-        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
-
-        let mut assembler = Assembler::new()?;
-        put(&mut assembler, &message(STAGE).bytes());
-        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
-        assembler.commit(2 * STAGE);
-        let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
-        assert!(next.is_some_and(|frame| frame.payload.len() == STAGE));
-        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        let room = |space: &Space<'_>| space.to.capacity() - space.to.len();
+        for header in [message(STAGE), message(STRAIGHT)] {
+            for n in 0..HEADER_LEN {
+                put(&mut assembler, &header.bytes()[n..n + 1])?;
+                let space = assembler.space();
+                assert_eq!(space.most, STAGE - n - 1);
+                assert!(room(&space) >= space.most);
+            }
+            assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+            let mut missing = header.payload_len() as usize;
+            while missing >= STRAIGHT {
+                let space = assembler.space();
+                assert_eq!(space.most, missing);
+                assert!(room(&space) >= space.most);
+                append(space.to, &[7])?;
+                missing -= 1;
+                assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+            }
+            // More than was missing stays for the next frame.
+            put(&mut assembler, &[7; STRAIGHT - 1])?;
+            let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+            let len = header.payload_len() as usize;
+            assert!(next.is_some_and(|f| f.payload.len() == len && f.payload.capacity() == len));
+            assert!(assembler.is_empty());
+        }
         Ok(())
     }
 }

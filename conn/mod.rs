@@ -47,7 +47,8 @@ use crate::sys::clock::Millis;
 use core::net::SocketAddr;
 use frame::{
     Assembler,
-    Bye, //
+    Bye,
+    Space, //
 };
 use kernel::list::{
     impl_list_arc_safe,
@@ -248,8 +249,8 @@ impl Conn {
     }
 
     /// [`Link::recv`].
-    pub(crate) fn recv(&self, buf: &mut [u8]) -> Result<usize> {
-        self.link.recv(buf)
+    pub(crate) fn recv(&self, space: Space<'_>) -> Result<usize> {
+        self.link.recv(space.to, space.most)
     }
 
     /// [`Link::pending`].

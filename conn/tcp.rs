@@ -170,8 +170,8 @@ impl Link for TcpLink {
         self.socket.splice(parts, more)
     }
 
-    fn recv(&self, buf: &mut [u8]) -> Result<usize> {
-        self.socket.recv(buf)
+    fn recv(&self, to: &mut KVVec<u8>, most: usize) -> Result<usize> {
+        self.socket.recv(to, most)
     }
 
     fn unread(&self) -> bool {

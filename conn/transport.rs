@@ -76,8 +76,9 @@ pub(crate) trait Link: Send + Sync {
         copy(parts, |bufs| self.send(bufs, more))
     }
 
-    /// Receives into `buf`; returns how much, 0 at the end of the stream.
-    fn recv(&self, buf: &mut [u8]) -> Result<usize>;
+    /// Receives at most `most` bytes to the end of `to`, which has memory for them; returns how many, 0
+    /// at the end of the stream.
+    fn recv(&self, to: &mut KVVec<u8>, most: usize) -> Result<usize>;
 
     /// Whether something has come in that was not received yet.
     fn unread(&self) -> bool;

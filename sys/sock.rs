@@ -188,26 +188,36 @@ impl Socket {
         count(gathered_in::<MAX_BUFS>(parts.iter().map(Part::bytes), send))
     }
 
-    /// Receives into `buf`. Returns how many bytes; 0 at the end of the stream; `EAGAIN` when there
-    /// is nothing now, and then [`Upcall::readable`] follows.
-    pub(crate) fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+    /// Receives at most `most` bytes to the end of `to`, as far as there is memory for them. Returns how
+    /// many; 0 at the end of the stream; `EAGAIN` when there is nothing now, and then
+    /// [`Upcall::readable`] follows.
+    pub(crate) fn recv(&self, to: &mut KVVec<u8>, most: usize) -> Result<usize> {
+        let room = to.spare_capacity_mut();
+        let len = room.len().min(most);
+        if len == 0 {
+            // What TCP says then could be taken for the end of the stream.
+            return Err(EINVAL);
+        }
         let mut vec = bindings::kvec {
-            iov_base: buf.as_mut_ptr().cast(),
-            iov_len: buf.len(),
+            iov_base: room.as_mut_ptr().cast(),
+            iov_len: len,
         };
         let mut msg = bindings::msghdr::default();
-        // SAFETY: The socket is valid; the vector describes `buf`, which is ours to write.
+        // SAFETY: The socket is valid; the vector describes memory that is ours to write.
         let received = unsafe {
             bindings::kernel_recvmsg(
                 self.0,
                 &mut msg,
                 &mut vec,
                 1,
-                buf.len(),
+                len,
                 bindings::MSG_DONTWAIT as c_int,
             )
         };
-        count(received)
+        let received = count(received)?.min(len);
+        // SAFETY: There was room for so many, and they have been written.
+        unsafe { to.inc_len(received) };
+        Ok(received)
     }
 
     /// Whether something has come in that was not received yet.

@@ -168,6 +168,10 @@ pub mod alloc {
             self.inner.pop()
         }
 
+        pub fn capacity(&self) -> usize {
+            self.inner.capacity()
+        }
+
         pub fn truncate(&mut self, len: usize) {
             self.inner.truncate(len);
         }

@@ -256,7 +256,7 @@ impl Transport for Arc<Memory> {
             notify.notify();
         }
         drop(inner);
-        pushed.map_err(|_| ENOBUFS)?;
+        pushed.map_err(|_| EINVAL)?;
         Ok(ours)
     }
 }
@@ -382,17 +382,19 @@ impl Link for MemoryLink {
         Ok(sent)
     }
 
-    fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+    fn recv(&self, to: &mut KVVec<u8>, most: usize) -> Result<usize> {
         let mut inner = self.inward.inner.lock();
         if inner.reset {
             return Err(ECONNRESET);
         }
-        let n = buf.len().min(inner.len).min(self.memory.piece);
+        let n = most.min(inner.len).min(self.memory.piece);
         if n == 0 {
             return if inner.ended { Ok(0) } else { Err(EAGAIN) };
         }
-        for byte in &mut buf[..n] {
-            *byte = inner.bytes[inner.start];
+        for _ in 0..n {
+            // There is memory for it.
+            to.push_within_capacity(inner.bytes[inner.start])
+                .map_err(|_| EINVAL)?;
             inner.start = (inner.start + 1) % PIPE;
         }
         inner.len -= n;
@@ -697,15 +699,13 @@ impl Within for GatedWithin<'_> {
 }
 
 /// A sign of life, as often as it fits.
-fn fill_with_pings(buf: &mut [u8]) -> usize {
+fn fill_with_pings(to: &mut KVVec<u8>, most: usize) -> Result<usize> {
     let ping = PING.encode(Numbers::default());
-    let mut frames = buf.chunks_exact_mut(HEADER_LEN);
-    let mut n = 0;
-    for frame in &mut frames {
-        frame.copy_from_slice(&ping);
-        n += HEADER_LEN;
+    let pings = most / HEADER_LEN;
+    for _ in 0..pings {
+        to.extend_from_slice(&ping, GFP_KERNEL)?;
     }
-    n
+    Ok(pings * HEADER_LEN)
 }
 
 impl Link for GatedLink {
@@ -746,17 +746,17 @@ impl Link for GatedLink {
         sent
     }
 
-    fn recv(&self, buf: &mut [u8]) -> Result<usize> {
+    fn recv(&self, to: &mut KVVec<u8>, most: usize) -> Result<usize> {
         let gate = &self.gate;
         gate.note(Operation::Recv);
         gate.looks[place(self.remote) as usize % Gate::PLACES].fetch_add(1, Relaxed);
         if gate.deaf.load(Relaxed) {
             return Err(EAGAIN);
         }
-        if gate.torrent.load(Relaxed) == place(self.remote) && buf.len() >= HEADER_LEN {
-            return Ok(fill_with_pings(buf));
+        if gate.torrent.load(Relaxed) == place(self.remote) && most >= HEADER_LEN {
+            return fill_with_pings(to, most);
         }
-        self.below.recv(buf)
+        self.below.recv(to, most)
     }
 
     fn unread(&self) -> bool {
@@ -918,26 +918,29 @@ impl Client {
 
     /// Hears so many bytes; `ECONNRESET` when they do not come any more.
     pub(super) fn hear<const N: usize>(&self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        let mut heard = 0;
+        let mut bytes = KVVec::with_capacity(N, GFP_KERNEL)?;
         let begin = clock::now();
-        while heard < N {
-            match self.link.recv(&mut bytes[heard..]) {
+        while bytes.len() < N {
+            let missing = N - bytes.len();
+            match self.link.recv(&mut bytes, missing) {
                 Ok(0) => return Err(ECONNRESET),
-                Ok(n) => heard += n,
+                Ok(_) => {}
                 Err(e) if e != EAGAIN => return Err(e),
                 Err(_) if clock::now() - begin > SOON_MS => return Err(ETIMEDOUT),
                 Err(_) => pause(1),
             }
         }
-        Ok(bytes)
+        bytes.first_chunk().copied().ok_or(ERANGE)
     }
 
     /// Whether the other side has closed, whatever it said before.
     pub(super) fn is_closed(&self) -> bool {
-        let mut buf = [0; 64];
+        let Ok(mut bytes) = KVVec::with_capacity(64, GFP_KERNEL) else {
+            return false;
+        };
         loop {
-            match self.link.recv(&mut buf) {
+            bytes.clear();
+            match self.link.recv(&mut bytes, 64) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(e) => return e != EAGAIN,

@@ -14,12 +14,14 @@ use crate::conn::frame::{
     Header,
     Malformed,
     Numbers,
+    Space,
     Stop,
     HEADER_LEN, //
 };
 use crate::conn::hello::GREETING_LEN;
 use crate::script::Script;
 use kernel::memory;
+use kernel::prelude::GFP_KERNEL;
 use std::sync::LazyLock;
 
 /// A stream is no longer than this, which is some stages.
@@ -137,18 +139,15 @@ struct Delivery<'a> {
 impl Delivery<'_> {
     /// Puts a piece where it is wanted. Returns whether there was one.
     fn put(&mut self, assembler: &mut Assembler) -> bool {
-        let space = assembler.space();
-        assert!(!space.is_empty(), "no space for what comes next");
+        let Space { to, most } = assembler.space();
+        assert!(most > 0, "no space for what comes next");
+        assert!(to.capacity() - to.len() >= most, "no memory for it");
         let piece = self.pieces[self.turn % self.pieces.len()].max(1);
         self.turn += 1;
-        let n = piece.min(space.len()).min(self.rest.len());
-        let (now, later) = self.rest.split_at(n);
-        space[..n].copy_from_slice(now);
+        let (now, later) = self.rest.split_at(piece.min(most).min(self.rest.len()));
+        assert!(to.extend_from_slice(now, GFP_KERNEL).is_ok());
         self.rest = later;
-        // More than there was space for cannot have come.
-        let full = n == space.len();
-        assembler.commit(if full { n + piece } else { n });
-        n > 0
+        !now.is_empty()
     }
 
     fn memory_is_short(&mut self) -> bool {
