@@ -98,6 +98,9 @@ const TURN: usize = 256 << 10;
 /// one short handler.
 const TURN_MS: Millis = 2;
 
+/// How many frames may be handled without a look at the clock, if none of them runs a handler.
+const UNCLOCKED: u32 = 32;
+
 /// How many connections are accepted before others are served.
 const ACCEPTS: u32 = 32;
 
@@ -482,6 +485,9 @@ impl Listener<'_> {
                 // Cheaper than to be told so.
                 return Ok(Served::Idle);
             }
+            if read > 0 && clock::now() >= rx.turn_ends {
+                return Ok(Served::More);
+            }
             match conn.recv(rx.assembler.space()) {
                 Ok(0) => return Err(ECONNRESET),
                 Ok(n) => read += n,
@@ -736,15 +742,20 @@ impl Listener<'_> {
     // ---- Frames.
 
     fn frames(&mut self, conn: &Arc<Conn>, rx: &mut Rx, peer: &Arc<Peer>) -> Result<Taken> {
+        let mut unclocked = 0;
         loop {
             if conn.failure().is_some() {
                 return Ok(Taken::Wanting);
             }
             let session = conn.session().ok_or(EPROTO)?;
+            let mut calls = true;
             let held = match rx.held.take() {
                 Some(held) => self.pass_on(peer, session, held),
                 None => match rx.assembler.next(self.node.identity.bounds) {
-                    Ok(Some(frame)) => self.handle(conn, peer, frame)?,
+                    Ok(Some(frame)) => {
+                        calls = frame.header.is_call();
+                        self.handle(conn, peer, frame)?
+                    }
                     Ok(None) => return Ok(Taken::Wanting),
                     Err(Stop::NoMemory) => return Ok(Taken::Starved),
                     Err(Stop::Malformed(what)) => {
@@ -765,8 +776,12 @@ impl Listener<'_> {
                 rx.held = held;
                 return Ok(Taken::Starved);
             }
-            if clock::now() >= rx.turn_ends {
-                return Ok(Taken::TurnOver);
+            unclocked += 1;
+            if calls || unclocked >= UNCLOCKED {
+                unclocked = 0;
+                if clock::now() >= rx.turn_ends {
+                    return Ok(Taken::TurnOver);
+                }
             }
         }
     }

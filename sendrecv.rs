@@ -283,7 +283,14 @@ impl Endpoint {
 
     /// Takes the first message that matches, if one is there and fits; or tells of it.
     fn take(&self, pattern: Pattern, wish: Wish) -> Option<Delivery> {
-        Self::take_locked(&mut self.queues.lock(), pattern, wish)
+        let mut queues = self.queues.lock();
+        let delivery = Self::take_locked(&mut queues, pattern, wish);
+        let surplus = queues.has_surplus();
+        drop(queues);
+        if surplus {
+            self.shed();
+        }
+        delivery
     }
 
     /// Frees memory that the queues no longer need.
@@ -329,8 +336,24 @@ impl Endpoint {
         }
     }
 
-    /// Waits for a message. `may_come`: whether one can come at all, asked once the waiter can be
-    /// found by whoever makes that untrue.
+    /// Takes a message, or waits for one. `may_come`: whether one can come at all, asked once the waiter
+    /// can be found by whoever makes that untrue.
+    fn take_or_wait(
+        &self,
+        pattern: Pattern,
+        wish: Wish,
+        timeout: Timeout,
+        may_come: impl FnOnce() -> Result,
+    ) -> Result<Delivery> {
+        // Who finds one needs no memory to wait with.
+        if let Some(delivery) = self.take(pattern, wish) {
+            return Ok(delivery);
+        }
+        let delivery = self.wait(pattern, wish, timeout, may_come);
+        self.shed();
+        delivery
+    }
+
     fn wait(
         &self,
         pattern: Pattern,
@@ -438,7 +461,6 @@ impl Node {
             capacity: buf.len(),
         };
         let obtained = self.obtain(source, tag, wish, timeout);
-        self.endpoint.shed();
         match obtained {
             Ok(Delivery::Message(message)) => {
                 let info = message.info();
@@ -494,6 +516,6 @@ impl Node {
                 }
             };
         }
-        self.endpoint.wait(pattern, wish, timeout, may_come)
+        self.endpoint.take_or_wait(pattern, wish, timeout, may_come)
     }
 }

@@ -273,7 +273,9 @@ impl Header {
             seq: wire.seq.get(),
             ack: wire.ack.get(),
         });
-        if again.as_bytes() != bytes {
+        let (again, bytes): ([u64; HEADER_LEN / 8], [u64; HEADER_LEN / 8]) =
+            (zerocopy::transmute!(again), zerocopy::transmute!(*bytes));
+        if again != bytes {
             return Err(Malformed::Field);
         }
         Ok(header)
@@ -347,6 +349,11 @@ impl Header {
     /// The header as it goes over the wire.
     pub(crate) fn encode(self, numbers: Numbers) -> [u8; HEADER_LEN] {
         zerocopy::transmute!(self.to_wire(numbers))
+    }
+
+    /// Whether it is a call, which may take long to handle.
+    pub(crate) fn is_call(&self) -> bool {
+        matches!(self, Header::Call { .. } | Header::CallSync { .. })
     }
 
     /// Whether it is delivered exactly once, across connections, and so has a number.
