@@ -34,11 +34,10 @@ use crate::conn::credit::{
 };
 use crate::conn::frame::{
     Bye,
-    Frame,
     Header,
+    Numbers,
     Received,
-    Stop,
-    FEW, //
+    Stop, //
 };
 use crate::conn::hello;
 use crate::conn::hello::{
@@ -748,13 +747,25 @@ impl Listener<'_> {
                 return Ok(Taken::Wanting);
             }
             let session = conn.session().ok_or(EPROTO)?;
+            let bounds = self.node.identity.bounds;
             let mut calls = true;
-            let held = match rx.held.take() {
-                Some(held) => self.pass_on(peer, session, held),
-                None => match rx.assembler.next(self.node.identity.bounds) {
+            let fate = if let Some(held) = rx.held.take() {
+                self.pass_on(peer, session, held)
+            } else if let Some((header, numbers, few)) = rx.assembler.peek(bounds) {
+                calls = header.is_call();
+                let len = few.len();
+                let fate = self.handle(conn, peer, header, numbers, Received::Few(few))?;
+                if let Fate::Starved = fate {
+                    return Ok(Taken::Starved);
+                }
+                rx.assembler.pass(len);
+                fate
+            } else {
+                match rx.assembler.next(bounds) {
                     Ok(Some(frame)) => {
                         calls = frame.header.is_call();
-                        self.handle(conn, peer, frame)?
+                        let payload = Received::Many(frame.payload);
+                        self.handle(conn, peer, frame.header, frame.numbers, payload)?
                     }
                     Ok(None) => return Ok(Taken::Wanting),
                     Err(Stop::NoMemory) => return Ok(Taken::Starved),
@@ -770,10 +781,10 @@ impl Listener<'_> {
                         conn.fail(EPROTO, Some(Bye::Protocol));
                         return Ok(Taken::Wanting);
                     }
-                },
+                }
             };
-            if held.is_some() {
-                rx.held = held;
+            if let Fate::Held(held) = fate {
+                rx.held = Some(held);
                 return Ok(Taken::Starved);
             }
             unclocked += 1;
@@ -786,29 +797,49 @@ impl Listener<'_> {
         }
     }
 
-    /// Handles a frame by its kind. Returns what there is no memory for now.
-    fn handle(&mut self, conn: &Arc<Conn>, peer: &Arc<Peer>, frame: Frame) -> Result<Option<Held>> {
+    /// Handles a frame by its kind.
+    fn handle(
+        &mut self,
+        conn: &Arc<Conn>,
+        peer: &Arc<Peer>,
+        header: Header,
+        numbers: Numbers,
+        payload: Received<'_>,
+    ) -> Result<Fate> {
         let session = conn.session().ok_or(EPROTO)?;
-        let seq = frame.numbers.seq;
-        let judged = session.receive(frame.numbers);
+        let seq = numbers.seq;
+        let judged = session.receive(numbers);
         if !self.sensible(peer, conn, judged, "a frame out of sequence")? {
-            return Ok(None);
+            return Ok(Fate::Done);
         }
         let charge = |lane, cost| {
             let charged = peer.charge(lane, cost);
             self.sensible(peer, conn, charged, "more than was granted")
         };
-        let stats = &peer.stats;
-        stats.rx_bytes.add(frame.header.payload_len().into());
-        match frame.header {
+        let came = |len: u32| peer.stats.rx_bytes.add(len.into());
+        match header {
             Header::Message { tag, len } => {
                 let charge = charge(Lane::Messages, message_cost(len))?;
-                let what = Undelivered::Message(Message::new(tag, frame.payload, charge));
-                return Ok(self.pass_on(peer, session, Held { seq, what }));
+                let (message, few) = Message::new(tag, payload, charge);
+                let Err(message) = self.deliver(peer, session, seq, message, few) else {
+                    came(len);
+                    return Ok(Fate::Done);
+                };
+                if message.is_few() {
+                    message.cancel();
+                    return Ok(Fate::Starved);
+                }
+                came(len);
+                let what = Undelivered::Message(message);
+                return Ok(Fate::Held(Held { seq, what }));
             }
             Header::Call { func, len } => {
+                let Ok(args) = payload.into_many() else {
+                    return Ok(Fate::Starved);
+                };
                 let charge = charge(Lane::Calls, call_cost(len, 0))?;
-                let call = Incoming::new(session.clone(), func, frame.payload, None, charge);
+                came(len);
+                let call = Incoming::new(session.clone(), func, args, None, charge);
                 let what = Undelivered::Call(call);
                 return Ok(self.pass_on(peer, session, Held { seq, what }));
             }
@@ -818,14 +849,18 @@ impl Listener<'_> {
                 reply_max,
                 len,
             } => {
+                let Ok(args) = payload.into_many() else {
+                    return Ok(Fate::Starved);
+                };
                 let blank = Blank::new(GFP_KERNEL)?;
                 let charge = charge(Lane::Calls, call_cost(len, reply_max))?;
+                came(len);
                 let wanted = Some(Wanted {
                     id,
                     reply_max,
                     frame: blank,
                 });
-                let call = Incoming::new(session.clone(), func, frame.payload, wanted, charge);
+                let call = Incoming::new(session.clone(), func, args, wanted, charge);
                 let what = Undelivered::Call(call);
                 return Ok(self.pass_on(peer, session, Held { seq, what }));
             }
@@ -841,13 +876,9 @@ impl Listener<'_> {
                     status,
                     needed,
                 };
-                let bytes = if len as usize <= FEW {
-                    Received::Few(&frame.payload)
-                } else {
-                    Received::Many(frame.payload)
-                };
+                came(len);
                 self.delivered(session, seq, len as usize);
-                self.node.calls.complete(peer.id, id, reply, bytes);
+                self.node.calls.complete(peer.id, id, reply, payload);
             }
             Header::Credit { lane, limit } => {
                 let granted = peer.granted(lane, limit);
@@ -875,7 +906,7 @@ impl Listener<'_> {
                 });
             }
         }
-        Ok(None)
+        Ok(Fate::Done)
     }
 
     /// Says so if a frame breaks the rules, and ends the connection. `what` it is then.
@@ -899,21 +930,31 @@ impl Listener<'_> {
         judged
     }
 
-    /// Hands a message or a call to whom it is for; gives it back if there is no memory to.
-    fn pass_on(&mut self, peer: &Peer, session: &Session, held: Held) -> Option<Held> {
+    /// Hands a message to whom it is for; gives it back if there is no memory to. `few`: its bytes, if
+    /// they are not in itself.
+    fn deliver(
+        &mut self,
+        peer: &Peer,
+        session: &Session,
+        seq: u64,
+        message: Message,
+        few: &[u8],
+    ) -> Result<(), Message> {
+        let len = message.len();
+        self.node.endpoint.deliver(message, few, &mut self.memory)?;
+        peer.stats.rx_messages.inc();
+        self.delivered(session, seq, len);
+        Ok(())
+    }
+
+    /// Hands a message or a call to whom it is for.
+    fn pass_on(&mut self, peer: &Peer, session: &Session, held: Held) -> Fate {
         let seq = held.seq;
         let undelivered = match held.what {
-            Undelivered::Message(message) => {
-                let len = message.len();
-                match self.node.endpoint.deliver(message, &mut self.memory) {
-                    Ok(()) => {
-                        peer.stats.rx_messages.inc();
-                        self.delivered(session, seq, len);
-                        return None;
-                    }
-                    Err(message) => Undelivered::Message(message),
-                }
-            }
+            Undelivered::Message(message) => match self.deliver(peer, session, seq, message, &[]) {
+                Ok(()) => return Fate::Done,
+                Err(message) => Undelivered::Message(message),
+            },
             Undelivered::Call(call) => {
                 let len = call.len();
                 let delivered = || {
@@ -921,12 +962,12 @@ impl Listener<'_> {
                     self.delivered(session, seq, len);
                 };
                 match rcall::serve(self.node, call, delivered) {
-                    Ok(()) => return None,
+                    Ok(()) => return Fate::Done,
                     Err(call) => Undelivered::Call(call),
                 }
             }
         };
-        Some(Held {
+        Fate::Held(Held {
             seq,
             what: undelivered,
         })
@@ -939,6 +980,16 @@ impl Listener<'_> {
             Due::Pending => {}
         }
     }
+}
+
+/// What became of a frame.
+enum Fate {
+    /// It has been handled.
+    Done,
+    /// There is no memory for it now. It has been taken, and this is what is left to be done.
+    Held(Held),
+    /// The same, but nothing has been done: it is to stay where it is.
+    Starved,
 }
 
 /// What came of handling what has been read.

@@ -16,7 +16,11 @@ use crate::conn::credit::{
     message_cost,
     Lane, //
 };
-use crate::conn::frame::Header;
+use crate::conn::frame::{
+    Header,
+    Received,
+    FEW, //
+};
 use crate::conn::peer::{
     Charge,
     Counter, //
@@ -56,19 +60,46 @@ use matcher::{
 /// A message that has come in.
 pub(crate) struct Message {
     tag: u32,
-    bytes: KVVec<u8>,
+    bytes: Bytes,
     charge: Charge,
 }
 
+/// The bytes of a message.
+enum Bytes {
+    /// So many, at most [`FEW`]. They are beside it, in whatever place it is in.
+    Few(usize),
+    /// Any number.
+    Many(KVVec<u8>),
+}
+
 impl Message {
-    /// From a frame, which has been charged for.
-    pub(crate) fn new(tag: u32, bytes: KVVec<u8>, charge: Charge) -> Self {
-        Self { tag, bytes, charge }
+    /// From a frame, which has been charged for. With it come its bytes, if they are few.
+    pub(crate) fn new(tag: u32, payload: Received<'_>, charge: Charge) -> (Self, &[u8]) {
+        let (bytes, few) = match payload {
+            Received::Few(few) => (Bytes::Few(few.len()), few),
+            Received::Many(bytes) => (Bytes::Many(bytes), &[][..]),
+        };
+        (Self { tag, bytes, charge }, few)
     }
 
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        match &self.bytes {
+            Bytes::Few(len) => *len,
+            Bytes::Many(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether its bytes are not in itself.
+    pub(crate) fn is_few(&self) -> bool {
+        matches!(self.bytes, Bytes::Few(_))
+    }
+
+    /// Copies its bytes, for which there is room, if they are few.
+    fn copy_few(&self, few: &[u8; FEW], to: &mut [u8]) {
+        if let Bytes::Few(len) = self.bytes {
+            to[..len].copy_from_slice(&few[..len]);
+        }
     }
 
     /// It was not delivered, and will come in again.
@@ -80,7 +111,7 @@ impl Message {
         Info {
             source: self.charge.peer().id,
             tag: self.tag,
-            len: self.bytes.len(),
+            len: self.len(),
         }
     }
 }
@@ -120,6 +151,7 @@ enum Wish {
 
 /// What somebody who waited gets.
 enum Delivery {
+    /// A message. If its bytes are few, they have been copied.
     Message(Message),
     /// A message was there; for a receiver, it was too long.
     Info(Info),
@@ -131,14 +163,29 @@ enum Delivery {
 pub(crate) struct Waiter {
     wish: Wish,
     #[pin]
-    delivery: SpinLockBh<Option<Delivery>>,
+    delivery: SpinLockBh<Delivered>,
     #[pin]
     done: OneShot,
 }
 
+/// What a waiter gets.
+struct Delivered {
+    what: Option<Delivery>,
+    /// The bytes of a message, if they are few.
+    few: [u8; FEW],
+}
+
 impl Waiter {
     fn complete(&self, delivery: Delivery) {
-        *self.delivery.lock() = Some(delivery);
+        self.delivery.lock().what = Some(delivery);
+        self.done.fire();
+    }
+
+    fn hand_over(&self, message: Message, few: &[u8]) {
+        let mut delivered = self.delivery.lock();
+        delivered.few[..few.len()].copy_from_slice(few);
+        delivered.what = Some(Delivery::Message(message));
+        drop(delivered);
         self.done.fire();
     }
 }
@@ -181,8 +228,14 @@ impl Endpoint {
     }
 
     /// A message has come in: hands it to who waits for it, or queues it. Gives it back when there
-    /// is no memory to do so. What `memory` has left serves for the next. Process context.
-    pub(crate) fn deliver(&self, message: Message, memory: &mut Memory) -> Result<(), Message> {
+    /// is no memory to do so. `few`: its bytes, if they are not in itself. What `memory` has left serves
+    /// for the next. Process context.
+    pub(crate) fn deliver(
+        &self,
+        message: Message,
+        few: &[u8],
+        memory: &mut Memory,
+    ) -> Result<(), Message> {
         let info = message.info();
         let Info { source, tag, len } = info;
         let mut message = message;
@@ -196,7 +249,7 @@ impl Endpoint {
                     Wish::Receive { capacity } if len <= capacity => {
                         drop(queues);
                         self.stats.handed_over.inc();
-                        waiter.complete(Delivery::Message(message));
+                        waiter.hand_over(message, few);
                         return Ok(());
                     }
                     // It stays for somebody with more room, or who receives.
@@ -214,7 +267,10 @@ impl Endpoint {
             let need = match lacking {
                 Some(need) => need,
                 None => match queues.push_message(source, tag, message, memory) {
-                    Ok(()) => {
+                    Ok(handle) => {
+                        if let Some(place) = queues.few(handle).filter(|_| !few.is_empty()) {
+                            place[..few.len()].copy_from_slice(few);
+                        }
                         drop(queues);
                         self.stats.queued.inc();
                         return Ok(());
@@ -281,10 +337,11 @@ impl Endpoint {
         }
     }
 
-    /// Takes the first message that matches, if one is there and fits; or tells of it.
-    fn take(&self, pattern: Pattern, wish: Wish) -> Option<Delivery> {
+    /// Takes the first message that matches, if one is there and fits; or tells of it. If its bytes are
+    /// few, copies them to `to`, which has the room of which the wish speaks.
+    fn take(&self, pattern: Pattern, wish: Wish, to: &mut [u8]) -> Option<Delivery> {
         let mut queues = self.queues.lock();
-        let delivery = Self::take_locked(&mut queues, pattern, wish);
+        let delivery = Self::take_locked(&mut queues, pattern, wish, to);
         let surplus = queues.has_surplus();
         drop(queues);
         if surplus {
@@ -301,28 +358,41 @@ impl Endpoint {
         }
     }
 
-    fn take_locked(queues: &mut Queues, pattern: Pattern, wish: Wish) -> Option<Delivery> {
+    fn take_locked(
+        queues: &mut Queues,
+        pattern: Pattern,
+        wish: Wish,
+        to: &mut [u8],
+    ) -> Option<Delivery> {
         let first = queues.first(pattern)?;
         let info = Info {
             source: first.source,
             tag: first.tag,
-            len: first.message.bytes.len(),
+            len: first.message.len(),
         };
         let handle = first.handle;
         match wish {
-            Wish::Receive { capacity } if info.len <= capacity => queues
-                .take(handle)
-                .map(|(_, _, message)| Delivery::Message(message)),
+            Wish::Receive { capacity } if info.len <= capacity => {
+                first.message.copy_few(first.few, to);
+                queues
+                    .take(handle)
+                    .map(|(_, _, message)| Delivery::Message(message))
+            }
             Wish::Receive { .. } | Wish::Probe => Some(Delivery::Info(info)),
         }
     }
 
     /// Takes the first message that matches, or enters a waiter.
-    fn take_or_post(&self, pattern: Pattern, waiter: &Arc<Waiter>) -> Result<Posted> {
+    fn take_or_post(
+        &self,
+        pattern: Pattern,
+        waiter: &Arc<Waiter>,
+        to: &mut [u8],
+    ) -> Result<Posted> {
         let mut memory = Memory::new();
         loop {
             let mut queues = self.queues.lock();
-            if let Some(delivery) = Self::take_locked(&mut queues, pattern, waiter.wish) {
+            if let Some(delivery) = Self::take_locked(&mut queues, pattern, waiter.wish, to) {
                 return Ok(Posted::Delivered(delivery));
             }
             match queues.post_waiter(pattern, waiter.clone(), &mut memory) {
@@ -342,14 +412,15 @@ impl Endpoint {
         &self,
         pattern: Pattern,
         wish: Wish,
+        to: &mut [u8],
         timeout: Timeout,
         may_come: impl FnOnce() -> Result,
     ) -> Result<Delivery> {
         // Who finds one needs no memory to wait with.
-        if let Some(delivery) = self.take(pattern, wish) {
+        if let Some(delivery) = self.take(pattern, wish, to) {
             return Ok(delivery);
         }
-        let delivery = self.wait(pattern, wish, timeout, may_come);
+        let delivery = self.wait(pattern, wish, to, timeout, may_come);
         self.shed();
         delivery
     }
@@ -358,18 +429,25 @@ impl Endpoint {
         &self,
         pattern: Pattern,
         wish: Wish,
+        to: &mut [u8],
         timeout: Timeout,
         may_come: impl FnOnce() -> Result,
     ) -> Result<Delivery> {
         let waiter = Arc::pin_init(
             pin_init!(Waiter {
                 wish,
-                delivery <- new_spinlock_bh!(None, "Waiter::delivery"),
+                delivery <- new_spinlock_bh!(
+                    Delivered {
+                        what: None,
+                        few: [0; FEW],
+                    },
+                    "Waiter::delivery"
+                ),
                 done <- OneShot::new(),
             }),
             GFP_KERNEL,
         )?;
-        let ticket = match self.take_or_post(pattern, &waiter)? {
+        let ticket = match self.take_or_post(pattern, &waiter, to)? {
             Posted::Delivered(delivery) => return Ok(delivery),
             Posted::Waiting(ticket) => ticket,
         };
@@ -383,8 +461,12 @@ impl Endpoint {
             // Whoever popped it completes it at once.
             waiter.done.settle();
         }
-        let delivery = waiter.delivery.lock().take();
-        delivery.ok_or(EIO)
+        let mut delivered = waiter.delivery.lock();
+        let what = delivered.what.take();
+        if let Some(Delivery::Message(message)) = &what {
+            message.copy_few(&delivered.few, to);
+        }
+        what.ok_or(EIO)
     }
 }
 
@@ -460,11 +542,12 @@ impl Node {
         let wish = Wish::Receive {
             capacity: buf.len(),
         };
-        let obtained = self.obtain(source, tag, wish, timeout);
-        match obtained {
+        match self.obtain(source, tag, wish, buf, timeout) {
             Ok(Delivery::Message(message)) => {
                 let info = message.info();
-                buf[..info.len].copy_from_slice(&message.bytes);
+                if let Bytes::Many(bytes) = &message.bytes {
+                    buf[..info.len].copy_from_slice(bytes);
+                }
                 Ok(info)
             }
             Ok(Delivery::Info(info)) => Err((EMSGSIZE, Some(info))),
@@ -479,7 +562,7 @@ impl Node {
         tag: Option<u32>,
         timeout: Timeout,
     ) -> Result<Info> {
-        match self.obtain(source, tag, Wish::Probe, timeout)? {
+        match self.obtain(source, tag, Wish::Probe, &mut [], timeout)? {
             Delivery::Message(message) => Ok(message.info()),
             Delivery::Info(info) => Ok(info),
             Delivery::Failed(e) => Err(e),
@@ -491,6 +574,7 @@ impl Node {
         source: Option<NodeId>,
         tag: Option<u32>,
         wish: Wish,
+        to: &mut [u8],
         timeout: Timeout,
     ) -> Result<Delivery> {
         let peer = match source {
@@ -504,7 +588,7 @@ impl Node {
             _ => Ok(()),
         };
         if timeout == Timeout::NoWait || self.queues.is_listener() {
-            return match self.endpoint.take(pattern, wish) {
+            return match self.endpoint.take(pattern, wish, to) {
                 Some(delivery) => Ok(delivery),
                 None => {
                     may_come()?;
@@ -516,6 +600,7 @@ impl Node {
                 }
             };
         }
-        self.endpoint.take_or_wait(pattern, wish, timeout, may_come)
+        self.endpoint
+            .take_or_wait(pattern, wish, to, timeout, may_come)
     }
 }

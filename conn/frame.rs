@@ -137,14 +137,14 @@ pub(crate) enum Header {
     Message {
         /// What receivers ask for.
         tag: u32,
-        /// Payload length.
+        /// Received length.
         len: u32,
     },
     /// An asynchronous call.
     Call {
         /// The function.
         func: u32,
-        /// Payload length.
+        /// Received length.
         len: u32,
     },
     /// A synchronous call.
@@ -155,7 +155,7 @@ pub(crate) enum Header {
         func: u32,
         /// Room for the reply at the caller.
         reply_max: u32,
-        /// Payload length.
+        /// Received length.
         len: u32,
     },
     /// The reply to a synchronous call.
@@ -168,7 +168,7 @@ pub(crate) enum Header {
         status: i32,
         /// The length of the reply, also where it was too long to be sent.
         needed: u32,
-        /// Payload length.
+        /// Received length.
         len: u32,
     },
     /// More credit.
@@ -506,6 +506,27 @@ impl Assembler {
         parse(bytes, bounds).map(Some)
     }
 
+    /// The next frame, if it is there whole and what it carries is few bytes. It stays there until
+    /// [`Assembler::pass`]. Any other is for [`Assembler::next`], to which it makes no difference
+    /// whether this was asked.
+    pub(crate) fn peek(&self, bounds: Bounds) -> Option<(Header, Numbers, &[u8])> {
+        if self.current.is_some() {
+            return None;
+        }
+        let (bytes, rest) = self.stage[self.start..].split_first_chunk::<HEADER_LEN>()?;
+        let (header, numbers) = parse(bytes, bounds).ok()?;
+        let len = header.payload_len() as usize;
+        if len > FEW {
+            return None;
+        }
+        Some((header, numbers, rest.get(..len)?))
+    }
+
+    /// Takes the frame that [`Assembler::peek`] has shown, which carries so many bytes.
+    pub(crate) fn pass(&mut self, len: usize) {
+        self.start = (self.start + HEADER_LEN + len).min(self.stage.len());
+    }
+
     /// The next frame, once it is there.
     pub(crate) fn next(&mut self, bounds: Bounds) -> Result<Option<Frame>, Stop> {
         if self.current.is_none() {
@@ -550,6 +571,14 @@ pub(crate) enum Received<'a> {
 }
 
 impl Received<'_> {
+    /// The same bytes, with memory of their own.
+    pub(crate) fn into_many(self) -> Result<KVVec<u8>> {
+        match self {
+            Received::Few(bytes) => copied(bytes),
+            Received::Many(bytes) => Ok(bytes),
+        }
+    }
+
     /// Its length.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -1214,8 +1243,24 @@ pub(crate) mod tests {
             Ok(())
         }
 
+        /// Takes the next frame, in the one way or in the other.
+        fn next(&mut self) -> Result<Option<Frame>> {
+            if let Some((header, numbers, few)) = self.assembler.peek(WIDE) {
+                let payload = copied(few)?;
+                if (self.fed + self.taken) % 2 == 0 {
+                    self.assembler.pass(payload.len());
+                    return Ok(Some(Frame {
+                        header,
+                        numbers,
+                        payload,
+                    }));
+                }
+            }
+            self.assembler.next(WIDE).map_err(|_| EPROTO)
+        }
+
         fn take(&mut self) -> Result {
-            while let Some(frame) = self.assembler.next(WIDE).map_err(|_| EPROTO)? {
+            while let Some(frame) = self.next()? {
                 let (header, end) = *self.stream.frames.get(self.taken).ok_or(ERANGE)?;
                 let start = end - header.payload_len() as usize;
                 if frame.header != header || frame.payload[..] != self.stream.bytes[start..end] {
@@ -1494,6 +1539,49 @@ pub(crate) mod tests {
             }
             assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn few_bytes_stay_until_they_are_passed() -> Result {
+        for (len, shown) in [(0, true), (1, true), (FEW, true), (FEW + 1, false)] {
+            let stream = Stream::new([message(len), PING])?;
+            for cut in 0..stream.bytes.len() {
+                let mut assembler = Assembler::new()?;
+                put(&mut assembler, &stream.bytes[..cut])?;
+                let whole = cut >= HEADER_LEN + len;
+                for _ in 0..2 {
+                    let peeked = assembler.peek(WIDE);
+                    assert_eq!(peeked.is_some(), shown && whole);
+                    if let Some((header, numbers, few)) = peeked {
+                        assert_eq!((header, numbers.seq), (message(len), 1));
+                        assert!(*few == stream.bytes[HEADER_LEN..][..len]);
+                    }
+                }
+                if !whole || !shown {
+                    // One that has begun to be taken is not shown again.
+                    assert_eq!(assembler.next(WIDE).is_ok_and(|f| f.is_some()), whole);
+                    put(&mut assembler, &stream.bytes[cut..])?;
+                    assert_eq!(
+                        assembler.peek(WIDE).is_some(),
+                        whole || cut < HEADER_LEN && shown
+                    );
+                    continue;
+                }
+                assembler.pass(len);
+                put(&mut assembler, &stream.bytes[cut..])?;
+                assert!(assembler
+                    .peek(WIDE)
+                    .is_some_and(|(header, ..)| header == PING));
+                assembler.pass(0);
+                assert!(assembler.is_empty() && assembler.peek(WIDE).is_none());
+                assembler.pass(1);
+                assert!(assembler.is_empty());
+            }
+        }
+        let mut assembler = Assembler::new()?;
+        put(&mut assembler, &[0; HEADER_LEN])?;
+        assert!(assembler.peek(WIDE).is_none());
         Ok(())
     }
 

@@ -93,25 +93,27 @@ impl Link {
 ///
 /// A slot without a value has the serial number 0 and is in no list; in the chain of free slots it
 /// names its successor in `links[0].next`.
-struct Slot<T, const L: usize> {
+struct Slot<T, const L: usize, B> {
     serial: u64,
     links: [Link; L],
     value: Option<T>,
+    beside: B,
 }
 
-impl<T, const L: usize> Slot<T, L> {
-    const fn vacant() -> Self {
+impl<T, const L: usize, B: Default> Slot<T, L, B> {
+    fn vacant() -> Self {
         const { assert!(L > 0) };
         Self {
             serial: 0,
             links: [Link::OUTSIDE; L],
             value: None,
+            beside: B::default(),
         }
     }
 }
 
-type Chunk<T, const L: usize> = [Slot<T, L>; SLOTS];
-type Segment<T, const L: usize> = KVVec<KBox<Chunk<T, L>>>;
+type Chunk<T, const L: usize, B> = [Slot<T, L, B>; SLOTS];
+type Segment<T, const L: usize, B> = KVVec<KBox<Chunk<T, L, B>>>;
 
 /// Returns the segment that holds a chunk, and the chunk's place in it.
 fn place_of_chunk(chunk: usize) -> (usize, usize) {
@@ -189,12 +191,12 @@ impl Need {
 /// Memory on its way into an [`Arena`] or out of it.
 ///
 /// It is filled and dropped outside the lock that protects the arena.
-pub(crate) struct Spare<T, const L: usize> {
-    chunk: Option<KBox<Chunk<T, L>>>,
-    segment: Segment<T, L>,
+pub(crate) struct Spare<T, const L: usize, B = ()> {
+    chunk: Option<KBox<Chunk<T, L, B>>>,
+    segment: Segment<T, L, B>,
 }
 
-impl<T, const L: usize> Spare<T, L> {
+impl<T, const L: usize, B: Default> Spare<T, L, B> {
     /// Creates a spare that holds no memory.
     pub(crate) const fn new() -> Self {
         Self {
@@ -224,10 +226,13 @@ impl<T, const L: usize> Spare<T, L> {
 
 /// Values in slots that never move; see the [module](self).
 ///
+/// Beside its value a slot has a place of type `B`, for what is better written and read where it is
+/// than moved in and out. What is in it when a value comes is left from others.
+///
 /// All methods are called with the lock held that protects the arena, and take constant time.
 /// Dropping an arena frees memory: not under a spin lock.
-pub(crate) struct Arena<T, const L: usize> {
-    segments: [Segment<T, L>; SEGMENTS],
+pub(crate) struct Arena<T, const L: usize, B = ()> {
+    segments: [Segment<T, L, B>; SEGMENTS],
     /// Chunks in all segments.
     chunks: u32,
     /// Slots from this one on have never been used since the arena was empty.
@@ -240,7 +245,7 @@ pub(crate) struct Arena<T, const L: usize> {
     serial: u64,
 }
 
-impl<T, const L: usize> Arena<T, L> {
+impl<T, const L: usize, B: Default> Arena<T, L, B> {
     /// Creates an empty arena, without any memory.
     pub(crate) fn new() -> Self {
         Self {
@@ -259,7 +264,7 @@ impl<T, const L: usize> Arena<T, L> {
     }
 
     /// Returns what `spare` lacks for [`Arena::insert`] to succeed.
-    pub(crate) fn need(&self, spare: &Spare<T, L>) -> Need {
+    pub(crate) fn need(&self, spare: &Spare<T, L, B>) -> Need {
         if self.free != NIL || (self.fresh as usize) < self.capacity() {
             return Need::default();
         }
@@ -277,7 +282,7 @@ impl<T, const L: usize> Arena<T, L> {
     ///
     /// Gives the value back if there is no slot for it and `spare` lacks what [`Arena::need`]
     /// tells.
-    pub(crate) fn insert(&mut self, value: T, spare: &mut Spare<T, L>) -> Result<Handle, T> {
+    pub(crate) fn insert(&mut self, value: T, spare: &mut Spare<T, L, B>) -> Result<Handle, T> {
         let Some(index) = self.take_free_slot(spare) else {
             return Err(value);
         };
@@ -285,11 +290,9 @@ impl<T, const L: usize> Arena<T, L> {
         let Some(slot) = self.slot_mut(index) else {
             return Err(value);
         };
-        *slot = Slot {
-            serial,
-            links: [Link::OUTSIDE; L],
-            value: Some(value),
-        };
+        slot.serial = serial;
+        slot.links = [Link::OUTSIDE; L];
+        slot.value = Some(value);
         self.serial = serial;
         self.len += 1;
         Ok(Handle { serial, index })
@@ -323,6 +326,18 @@ impl<T, const L: usize> Arena<T, L> {
         self.slot(handle.index)
             .filter(|slot| slot.serial == handle.serial)
             .and_then(|slot| slot.value.as_ref())
+    }
+
+    /// Returns what is beside a value, or `None` for a stale handle.
+    pub(crate) fn beside(&self, handle: Handle) -> Option<&B> {
+        self.slot(handle.index)
+            .filter(|slot| slot.serial == handle.serial)
+            .map(|slot| &slot.beside)
+    }
+
+    /// The same, to be written.
+    pub(crate) fn beside_mut(&mut self, handle: Handle) -> Option<&mut B> {
+        self.live_mut(handle).map(|slot| &mut slot.beside)
     }
 
     /// Appends a value's slot to a list through link number `l`.
@@ -385,7 +400,7 @@ impl<T, const L: usize> Arena<T, L> {
     /// Moves a surplus chunk of an empty arena into `spare`, which should be empty.
     ///
     /// Returns whether there is more to take: call it again with an emptied spare.
-    pub(crate) fn shed(&mut self, spare: &mut Spare<T, L>) -> bool {
+    pub(crate) fn shed(&mut self, spare: &mut Spare<T, L, B>) -> bool {
         if !self.has_surplus() {
             return false;
         }
@@ -407,21 +422,21 @@ impl<T, const L: usize> Arena<T, L> {
         self.chunks as usize * SLOTS
     }
 
-    fn slot(&self, index: u32) -> Option<&Slot<T, L>> {
+    fn slot(&self, index: u32) -> Option<&Slot<T, L, B>> {
         visit();
         let (segment, place) = place_of_chunk(index as usize / SLOTS);
         let chunk = self.segments.get(segment)?.get(place)?;
         chunk.get(index as usize % SLOTS)
     }
 
-    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T, L>> {
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T, L, B>> {
         visit();
         let (segment, place) = place_of_chunk(index as usize / SLOTS);
         let chunk = self.segments.get_mut(segment)?.get_mut(place)?;
         chunk.get_mut(index as usize % SLOTS)
     }
 
-    fn live_mut(&mut self, handle: Handle) -> Option<&mut Slot<T, L>> {
+    fn live_mut(&mut self, handle: Handle) -> Option<&mut Slot<T, L, B>> {
         self.slot_mut(handle.index)
             .filter(|slot| slot.serial == handle.serial)
     }
@@ -430,7 +445,7 @@ impl<T, const L: usize> Arena<T, L> {
         self.slot_mut(index)?.links.get_mut(l)
     }
 
-    fn take_free_slot(&mut self, spare: &mut Spare<T, L>) -> Option<u32> {
+    fn take_free_slot(&mut self, spare: &mut Spare<T, L, B>) -> Option<u32> {
         if let Some(slot) = self.slot(self.free) {
             let next = slot.links[0].next;
             return Some(mem::replace(&mut self.free, next));
@@ -442,7 +457,7 @@ impl<T, const L: usize> Arena<T, L> {
         Some(self.fresh - 1)
     }
 
-    fn grow(&mut self, spare: &mut Spare<T, L>) -> bool {
+    fn grow(&mut self, spare: &mut Spare<T, L, B>) -> bool {
         let (number, _) = place_of_chunk(self.chunks as usize);
         let Some(segment) = self.segments.get_mut(number) else {
             return false;
@@ -817,6 +832,27 @@ mod tests {
             assert!(arena.get(*old).is_none());
             assert!(arena.get(*new).is_some());
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_beside_a_value_stays_where_it_is() -> Result {
+        let mut arena = Arena::<u32, 1, [u8; 4]>::new();
+        let mut spare = Spare::new();
+        spare.fill(arena.need(&spare), GFP_KERNEL)?;
+        let mut put = |value| arena.insert(value, &mut spare).map_err(|_| ENOSPC);
+        let (first, second) = (put(1)?, put(2)?);
+        assert_eq!(arena.beside(first), Some(&[0; 4]));
+        for (handle, bytes) in [(first, [1; 4]), (second, [2; 4])] {
+            *arena.beside_mut(handle).ok_or(ENOENT)? = bytes;
+        }
+        assert_eq!(
+            (arena.beside(first), arena.beside(second)),
+            (Some(&[1; 4]), Some(&[2; 4]))
+        );
+        assert_eq!(arena.remove(first), Some(1));
+        assert!(arena.beside(first).is_none() && arena.beside_mut(first).is_none());
+        assert_eq!(arena.beside(second), Some(&[2; 4]));
         Ok(())
     }
 }

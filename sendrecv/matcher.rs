@@ -57,6 +57,7 @@ use super::arena::{
 };
 
 use crate::config::NodeId;
+use crate::conn::frame::FEW;
 
 /// The lists that a message is in, one for each pattern that matches it: [`Key::matching`].
 const MESSAGE_LISTS: usize = 4;
@@ -322,7 +323,7 @@ pub(crate) struct NoRoom<T> {
 /// It belongs to a caller, which fills and drops it outside the lock. What is left in it after an
 /// operation serves for the next one.
 pub(crate) struct Room<M, W> {
-    messages: Spare<Message<M>, MESSAGE_LISTS>,
+    messages: Spare<Message<M>, MESSAGE_LISTS, Few>,
     waiters: Spare<Waiter<W>, WAITER_LISTS>,
     nodes: Nodes,
 }
@@ -347,6 +348,15 @@ impl<M, W> Room<M, W> {
     }
 }
 
+/// Room for the bytes of a message, if they are few, in its place in the queue.
+struct Few([u8; FEW]);
+
+impl Default for Few {
+    fn default() -> Self {
+        Self([0; FEW])
+    }
+}
+
 struct Message<M> {
     source: NodeId,
     tag: u32,
@@ -368,6 +378,8 @@ pub(crate) struct Queued<'a, M> {
     pub(crate) handle: Handle,
     /// The message itself.
     pub(crate) message: &'a M,
+    /// What [`Matcher::few`] was filled with.
+    pub(crate) few: &'a [u8; FEW],
 }
 
 /// Names a posted waiter for [`Matcher::cancel`], also when it has been popped long ago.
@@ -385,7 +397,7 @@ pub(crate) struct Ticket(Handle);
 /// [`push_message`](Self::push_message), and [`first`](Self::first) before
 /// [`post_waiter`](Self::post_waiter), each pair under the lock without a break.
 pub(crate) struct Matcher<M, W> {
-    messages: Arena<Message<M>, MESSAGE_LISTS>,
+    messages: Arena<Message<M>, MESSAGE_LISTS, Few>,
     waiters: Arena<Waiter<W>, WAITER_LISTS>,
     buckets: Buckets,
     /// All waiters.
@@ -430,7 +442,7 @@ impl<M, W> Matcher<M, W> {
         tag: u32,
         message: M,
         room: &mut Room<M, W>,
-    ) -> Result<(), NoRoom<M>> {
+    ) -> Result<Handle, NoRoom<M>> {
         let need = self.need_of_message(source, tag, room);
         let full = |item| NoRoom { item, need };
         if !need.is_none() {
@@ -451,7 +463,12 @@ impl<M, W> Matcher<M, W> {
                 messages.link(handle, l, &mut bucket.messages);
             });
         }
-        Ok(())
+        Ok(handle)
+    }
+
+    /// Room for the bytes of a message that has just been queued, if they are few.
+    pub(crate) fn few(&mut self, handle: Handle) -> Option<&mut [u8; FEW]> {
+        self.messages.beside_mut(handle).map(|few| &mut few.0)
     }
 
     /// Returns the message that arrived first of those that match, and leaves it queued.
@@ -464,6 +481,7 @@ impl<M, W> Matcher<M, W> {
             tag: message.tag,
             handle,
             message: &message.item,
+            few: &self.messages.beside(handle)?.0,
         })
     }
 
@@ -643,6 +661,7 @@ mod tests {
             room.fill(full.need)?;
             matcher
                 .push_message(source, tag, full.item, room)
+                .map(|_| ())
                 .map_err(|_| ENOMEM)
         }
 
@@ -1014,7 +1033,7 @@ mod tests {
             let mut empty = Room::new();
             bench.push(SOURCE, TAG, 1)?;
             let result = bench.matcher.push_message(source, tag, 2, &mut empty);
-            assert_eq!(result.map_or_else(|full| full.need.nodes, |()| 0), nodes);
+            assert_eq!(result.map_or_else(|full| full.need.nodes, |_| 0), nodes);
         }
         Ok(())
     }
