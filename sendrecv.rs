@@ -137,7 +137,9 @@ fn provide(memory: &mut Memory, need: Need) -> Result {
     if STARVED.load(Relaxed) {
         return Err(ENOMEM);
     }
-    memory.fill(need)
+    memory.fill(need)?;
+    memory.stock();
+    Ok(())
 }
 
 /// What somebody waits for.

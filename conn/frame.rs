@@ -275,7 +275,8 @@ impl Header {
         });
         let (again, bytes): ([u64; HEADER_LEN / 8], [u64; HEADER_LEN / 8]) =
             (zerocopy::transmute!(again), zerocopy::transmute!(*bytes));
-        if again != bytes {
+        let differing = again.iter().zip(&bytes).fold(0, |d, (a, b)| d | (a ^ b));
+        if differing != 0 {
             return Err(Malformed::Field);
         }
         Ok(header)

@@ -346,6 +346,13 @@ impl<M, W> Room<M, W> {
         self.waiters.fill(need.waiters, GFP_KERNEL)?;
         self.nodes.fill(need.nodes)
     }
+
+    /// Allocates tree nodes beyond what is needed, as far as there is memory. While the room has those of
+    /// a whole message, [`Matcher::push_message`] need not look which buckets are there.
+    pub(crate) fn stock(&mut self) {
+        // Without them it looks.
+        let _ = self.nodes.fill(ROOM_NODES);
+    }
 }
 
 /// Room for the bytes of a message, if they are few, in its place in the queue.
