@@ -37,6 +37,10 @@ use crate::conn::transport::{
 };
 use crate::sys::clock;
 use crate::sys::clock::Millis;
+use crate::sys::lock::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
 use crate::sys::net::Net;
 use core::net::{
     IpAddr,
@@ -48,13 +52,7 @@ use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
-use kernel::sync::{
-    new_mutex,
-    new_spinlock_irq,
-    Arc,
-    Mutex,
-    SpinLockIrq, //
-};
+use kernel::sync::{new_mutex, Arc, Mutex};
 
 /// What the nodes of a cluster have below them.
 pub(super) enum Below {
@@ -163,7 +161,7 @@ const PIPE: usize = 1000;
 #[pin_data]
 struct Door {
     #[pin]
-    inner: SpinLockIrq<DoorInner>,
+    inner: SpinLockBh<DoorInner>,
 }
 
 struct DoorInner {
@@ -176,7 +174,7 @@ struct DoorInner {
 #[pin_data]
 struct Pipe {
     #[pin]
-    inner: SpinLockIrq<PipeInner>,
+    inner: SpinLockBh<PipeInner>,
 }
 
 struct PipeInner {
@@ -229,7 +227,7 @@ impl Transport for Arc<Memory> {
             notify: Some(notify),
         };
         let door = Arc::pin_init(
-            pin_init!(Door { inner <- new_spinlock_irq!(inner, "Door::inner") }),
+            pin_init!(Door { inner <- new_spinlock_bh!(inner, "Door::inner") }),
             GFP_KERNEL,
         )?;
         self.ports.lock().push((*addr, door.clone()), GFP_KERNEL)?;
@@ -301,7 +299,7 @@ impl Pipe {
             writer: None,
         };
         Arc::pin_init(
-            pin_init!(Self { inner <- new_spinlock_irq!(inner, "Pipe::inner") }),
+            pin_init!(Self { inner <- new_spinlock_bh!(inner, "Pipe::inner") }),
             GFP_KERNEL,
         )
     }
