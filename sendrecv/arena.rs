@@ -117,6 +117,10 @@ type Segment<T, const L: usize, B> = KVVec<KBox<Chunk<T, L, B>>>;
 
 /// Returns the segment that holds a chunk, and the chunk's place in it.
 fn place_of_chunk(chunk: usize) -> (usize, usize) {
+    if chunk < FIRST_SEGMENT {
+        // Nearly always.
+        return (0, chunk);
+    }
     let n = chunk + FIRST_SEGMENT;
     let segment = (n / FIRST_SEGMENT).ilog2() as usize;
     (segment, n - (FIRST_SEGMENT << segment))
@@ -323,19 +327,17 @@ impl<T, const L: usize, B: Default> Arena<T, L, B> {
 
     /// Returns a value, or `None` for a stale handle.
     pub(crate) fn get(&self, handle: Handle) -> Option<&T> {
-        self.slot(handle.index)
-            .filter(|slot| slot.serial == handle.serial)
-            .and_then(|slot| slot.value.as_ref())
+        self.get_both(handle).map(|(value, _)| value)
     }
 
-    /// Returns what is beside a value, or `None` for a stale handle.
-    pub(crate) fn beside(&self, handle: Handle) -> Option<&B> {
-        self.slot(handle.index)
-            .filter(|slot| slot.serial == handle.serial)
-            .map(|slot| &slot.beside)
+    /// Returns a value and what is beside it, or `None` for a stale handle.
+    pub(crate) fn get_both(&self, handle: Handle) -> Option<(&T, &B)> {
+        let slot = self.slot(handle.index)?;
+        let value = slot.value.as_ref()?;
+        (slot.serial == handle.serial).then_some((value, &slot.beside))
     }
 
-    /// The same, to be written.
+    /// Returns what is beside a value, to be written, or `None` for a stale handle.
     pub(crate) fn beside_mut(&mut self, handle: Handle) -> Option<&mut B> {
         self.live_mut(handle).map(|slot| &mut slot.beside)
     }
@@ -442,6 +444,9 @@ impl<T, const L: usize, B: Default> Arena<T, L, B> {
     }
 
     fn link_mut(&mut self, index: u32, l: usize) -> Option<&mut Link> {
+        if index == NIL {
+            return None;
+        }
         self.slot_mut(index)?.links.get_mut(l)
     }
 
@@ -842,17 +847,16 @@ mod tests {
         spare.fill(arena.need(&spare), GFP_KERNEL)?;
         let mut put = |value| arena.insert(value, &mut spare).map_err(|_| ENOSPC);
         let (first, second) = (put(1)?, put(2)?);
-        assert_eq!(arena.beside(first), Some(&[0; 4]));
+        assert_eq!(arena.get_both(first), Some((&1, &[0; 4])));
         for (handle, bytes) in [(first, [1; 4]), (second, [2; 4])] {
             *arena.beside_mut(handle).ok_or(ENOENT)? = bytes;
         }
-        assert_eq!(
-            (arena.beside(first), arena.beside(second)),
-            (Some(&[1; 4]), Some(&[2; 4]))
-        );
+        for (handle, both) in [(first, (&1, &[1; 4])), (second, (&2, &[2; 4]))] {
+            assert_eq!(arena.get_both(handle), Some(both));
+        }
         assert_eq!(arena.remove(first), Some(1));
-        assert!(arena.beside(first).is_none() && arena.beside_mut(first).is_none());
-        assert_eq!(arena.beside(second), Some(&[2; 4]));
+        assert!(arena.get_both(first).is_none() && arena.beside_mut(first).is_none());
+        assert_eq!(arena.get_both(second), Some((&2, &[2; 4])));
         Ok(())
     }
 }

@@ -482,13 +482,13 @@ impl<M, W> Matcher<M, W> {
     pub(crate) fn first(&self, pattern: Pattern) -> Option<Queued<'_, M>> {
         let bucket = self.buckets.get(Key::new(pattern.source, pattern.tag))?;
         let handle = self.messages.first(&bucket.messages)?;
-        let message = self.messages.get(handle)?;
+        let (message, few) = self.messages.get_both(handle)?;
         Some(Queued {
             source: message.source,
             tag: message.tag,
             handle,
             message: &message.item,
-            few: &self.messages.beside(handle)?.0,
+            few: &few.0,
         })
     }
 
