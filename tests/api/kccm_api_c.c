@@ -129,7 +129,7 @@ static void check_handlers(void)
 	bad.name = NULL;
 	expect(kccm_register_handler(&bad), -EINVAL);
 	bad = good;
-	bad.class = KCCM_LONG + 1;
+	bad.class = KCCM_SOFTIRQ + 1;
 	expect(kccm_register_handler(&bad), -EINVAL);
 	bad = good;
 	bad.max_args = SIZE_MAX;

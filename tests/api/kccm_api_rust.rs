@@ -77,6 +77,9 @@ const WAITS: u32 = ECHO + 7;
 /// Drops the registration of [`DROPPED`].
 const DROP: u32 = ECHO + 8;
 const DROPPED: u32 = ECHO + 9;
+/// Is one for softirqs. Returns its arguments, and how many of its attempts at what it must not do have
+/// been refused.
+const QUICK: u32 = ECHO + 11;
 /// Is not there.
 const NOTHING: u32 = ECHO + 10;
 
@@ -120,6 +123,21 @@ fn longer(call: &mut Call<'_>) -> Result<u32> {
 fn slow(_: &mut Call<'_>) -> Result<u32> {
     fsleep(Delta::from_millis(300));
     Ok(0)
+}
+
+fn quick(call: &mut Call<'_>) -> Result<u32> {
+    let (source, forever) = (call.source(), Timeout::Forever);
+    let refused = [
+        kccm::send(source, NOTHING, b"", Timeout::NoWait).err(),
+        kccm::rcall(source, NOTHING, b"", Timeout::NoWait).err(),
+        kccm::rcall_sync(source, ECHO, b"", &mut [], forever)
+            .map_err(Error::from)
+            .err(),
+        kccm::wait_up(source, forever).err(),
+    ];
+    echo(call)?;
+    let refused = refused.iter().filter(|e| **e == Some(EDEADLK));
+    Ok(refused.count() as u32)
 }
 
 fn waits(call: &mut Call<'_>) -> Result<u32> {
@@ -179,7 +197,7 @@ const NOBODY: u32 = kccm::MAX_NODES - 1;
 
 type Check = fn(&'static ThisModule, u32) -> Result;
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("cluster", cluster),
     ("nothing to receive", nothing_to_receive),
     ("messages", messages),
@@ -187,6 +205,7 @@ const CHECKS: [(&str, Check); 9] = [
     ("synchronous calls", synchronous_calls),
     ("asynchronous calls", asynchronous_calls),
     ("waiting in a short handler", waiting_in_a_short_handler),
+    ("calls where they come in", calls_where_they_come_in),
     ("registrations", registrations),
     ("subscriptions", subscriptions),
 ];
@@ -402,6 +421,20 @@ fn waiting_in_a_short_handler(_: &'static ThisModule, peer: u32) -> Result {
     Ok(())
 }
 
+fn calls_where_they_come_in(_: &'static ThisModule, peer: u32) -> Result {
+    // Short ones, and one that the listener takes.
+    for len in [0, 8, MAX_ARGS] {
+        let args = [0x5a; MAX_ARGS];
+        let mut reply = [0; MAX_ARGS];
+        for _ in 0..50 {
+            let called = kccm::rcall_sync(peer, QUICK, &args[..len], &mut reply, SOON);
+            same!(called, Ok(Reply { status: 4, len }));
+            same!(reply[..len] == args[..len], true);
+        }
+    }
+    Ok(())
+}
+
 fn registrations(module: &'static ThisModule, _: u32) -> Result {
     let held = Arc::new(0, GFP_KERNEL)?;
     let new = |func, max_args| {
@@ -517,7 +550,8 @@ fn fill(node: u32) -> Error {
 
 fn serve(module: &'static ThisModule) -> Result<KVec<Registration>> {
     type Serve = fn(&mut Call<'_>) -> Result<u32>;
-    let all: [(u32, Class, Serve); 9] = [
+    let all: [(u32, Class, Serve); 10] = [
+        (QUICK, Class::Softirq, quick),
         (ECHO, Class::Long, echo),
         (BOUNCE, Class::Long, bounce),
         (NOTE, Class::Short, note),

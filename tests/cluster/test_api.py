@@ -23,6 +23,7 @@ CHECKS = (
     "synchronous calls",
     "asynchronous calls",
     "waiting in a short handler",
+    "calls where they come in",
     "registrations",
     "subscriptions",
 )

@@ -228,12 +228,12 @@ mod tests {
     #[test]
     fn slow_short_handler() -> Result {
         let mut plan = Plan::of(2);
-        plan.limits.short_warn_us = 20_000;
+        plan.limits.short_warn_us = 20_000 * SLOWNESS as u32;
         let cluster = Cluster::new(plan)?;
         let (caller, node) = cluster.pair()?;
         register(&node, SHORT, Class::Short, |call| {
             if !call.args.is_empty() {
-                pause(25);
+                pause(25 * SLOWNESS);
             }
             0
         })?;
