@@ -274,6 +274,8 @@ pub(crate) fn sweep(node: &Arc<Node>) {
             let node = rx.node.take();
             drop(rx);
             drop(node);
+            // An upcall that was sending has left the end to others, and none begins any more.
+            conn.flush();
         }
         // One that has begun in the meantime.
         if peer.end_session(ESHUTDOWN) {
@@ -381,7 +383,7 @@ impl Listener<'_> {
             conn.schedule();
             return;
         }
-        let served = {
+        let (served, moves_to) = {
             let mut rx = conn.rx.claim();
             rx.turn_ends = clock::now() + TURN_MS;
             let served = match conn.failure() {
@@ -402,10 +404,13 @@ impl Listener<'_> {
             if let Phase::Open(peer) = &rx.phase {
                 self.settle(peer, &conn);
             }
-            served
+            (served, rx.moves_to.take())
         };
         // There may be room to send again.
         conn.flush();
+        if let Some(home) = moves_to {
+            conn.set_home(home);
+        }
         match served {
             Served::Idle => {}
             Served::More => conn.schedule(),
@@ -508,7 +513,7 @@ impl Listener<'_> {
                     // What a peer's connections do is done by one thread.
                     let home = self.node.queues.home(hello::claimed_id(&bytes));
                     if home != self.index {
-                        conn.set_home(home);
+                        rx.moves_to = Some(home);
                         return Ok(Taken::TurnOver);
                     }
                 }

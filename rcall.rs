@@ -52,7 +52,6 @@ use handlers::{
     Class,
     Running, //
 };
-use kernel::alloc::Flags;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -208,11 +207,11 @@ pub(crate) enum Room {
 
 impl Room {
     /// For so many bytes.
-    pub(crate) fn new(len: usize, flags: Flags) -> Result<Self> {
+    pub(crate) fn new(len: usize, via: Via<'_>) -> Result<Self> {
         Ok(if len <= FEW {
             Room::Few(len)
         } else {
-            Room::Many(Store::zeroed(len, flags)?)
+            Room::Many(Store::zeroed(len, via)?)
         })
     }
 }
@@ -221,7 +220,7 @@ impl Room {
 /// context.
 pub(crate) fn run(mut call: Incoming, running: Running, watch: Option<&Node>) {
     let args = core::mem::replace(&mut call.args, KVVec::new());
-    match Room::new(call.reply_max(), GFP_KERNEL) {
+    match Room::new(call.reply_max(), Via::Thread) {
         Ok(room) => run_in(call, &args, running, room, watch, Via::Thread),
         Err(_) => call.refuse(Outcome::NoMemory),
     }

@@ -109,6 +109,8 @@ pub(crate) struct Rx {
     pub(crate) phase: Phase,
     /// The node, while the connection is open: for the upcalls, which come from below.
     pub(crate) node: Option<Arc<Node>>,
+    /// Another listener is to serve it from now on.
+    pub(crate) moves_to: Option<u32>,
     /// When it is another connection's turn to be served.
     pub(crate) turn_ends: Millis,
     /// Bytes on their way to become frames.
@@ -196,6 +198,7 @@ impl Conn {
         let rx = Rx {
             phase,
             node: None,
+            moves_to: None,
             turn_ends: 0,
             assembler: Assembler::new()?,
             held: None,

@@ -297,6 +297,8 @@ pub(crate) struct Peer {
     refused_for: Atomic<i32>,
     /// There is more to grant, which a thread has to do.
     owed: Atomic<bool>,
+    /// Whether it is not down: the same as in `inner`, for those who cannot take its lock.
+    up: Atomic<bool>,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -378,6 +380,7 @@ impl Peer {
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
                 owed: Atomic::new(false),
+                up: Atomic::new(false),
                 inner <- new_spinlock_bh!(inner, "Peer::inner"),
             }),
             GFP_KERNEL,
@@ -415,7 +418,7 @@ impl Peer {
     /// Whether it is up: connected, or not long enough without a connection to be taken for dead.
     /// Any context.
     pub(crate) fn is_up(&self) -> bool {
-        !self.inner.lock().down
+        self.up.load(Relaxed)
     }
 
     /// The connection that is established, and how long a silence the peer takes for death.
@@ -620,6 +623,7 @@ impl Peer {
         }
         inner.connected = true;
         inner.epoch += 1;
+        self.up.store(true, Relaxed);
         if core::mem::take(&mut inner.down) {
             inner.ups += 1;
         }
@@ -690,6 +694,7 @@ impl Peer {
             return None;
         }
         inner.down = true;
+        self.up.store(false, Relaxed);
         let incarnation = inner.incarnation;
         let session = inner
             .flow
@@ -712,6 +717,7 @@ impl Peer {
         };
         inner.recv.iter_mut().for_each(Receiver::carry);
         inner.down = true;
+        self.up.store(false, Relaxed);
         let past = inner.past.replace(flow.session.clone());
         drop(inner);
         drop(past);

@@ -182,6 +182,13 @@ impl Session {
         }
     }
 
+    /// Whether a frame with these numbers is the next one, or has none, and acknowledges no more than so
+    /// many others. Any context.
+    pub(crate) fn is_easy(&self, numbers: Numbers, most: u64) -> bool {
+        let next = numbers.seq == 0 || self.inbox.judge(numbers.seq) == Verdict::Next;
+        next && self.tx.would_forget(numbers.ack) <= most
+    }
+
     /// The frame of this number has been delivered. Returns when that is to be acknowledged: now, by
     /// [`Session::ping`], or later, which is for recovery to see to. Any context.
     pub(crate) fn delivered(&self, seq: u64, len: usize) -> Due {

@@ -58,6 +58,7 @@ use kernel::list::{
     ListArc,
     ListLinks, //
 };
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -72,6 +73,10 @@ use kernel::sync::{
 /// From this length on a payload is kept in pages of its own, which need not be copied to be sent: less
 /// is copied sooner than pages are counted.
 const PAGES_FROM: usize = 16 << 10;
+
+/// The most bytes of any memory that may be allocated in an upcall at one go: where there is no block
+/// for more, the allocator goes on to virtual memory, which is not to be had there.
+pub(crate) const UPCALL_MAX: usize = PAGE_SIZE;
 
 /// A payload that is kept with its frame.
 pub(crate) enum Store {
@@ -92,11 +97,15 @@ impl Store {
         Ok(Store::Heap(copied(bytes)?))
     }
 
-    /// So many zero bytes, to be written.
-    pub(crate) fn zeroed(len: usize, flags: Flags) -> Result<Self> {
-        if len >= PAGES_FROM {
-            if let Ok(pages) = Pages::zeroed(len, flags) {
-                return Ok(Store::Pages(pages));
+    /// So many zero bytes, to be written, for whoever works `via`.
+    pub(crate) fn zeroed(len: usize, via: Via<'_>) -> Result<Self> {
+        let flags = via.flags();
+        let in_thread = matches!(via, Via::Thread);
+        if len >= PAGES_FROM || len > UPCALL_MAX && !in_thread {
+            match Pages::zeroed(len, flags) {
+                Ok(pages) => return Ok(Store::Pages(pages)),
+                Err(e) if !in_thread => return Err(e),
+                Err(_) => {}
             }
         }
         Ok(Store::Heap(KVVec::from_elem(0, len, flags)?))
@@ -257,8 +266,9 @@ impl OutFrame {
     /// What of it is in pages.
     fn pages(&self) -> Option<&Pages> {
         match &self.many {
-            Store::Heap(_) => None,
-            Store::Pages(pages) => Some(pages),
+            // Nothing follows a header whose payload was cut off whole.
+            Store::Pages(pages) if self.len > 0 => Some(pages),
+            Store::Heap(_) | Store::Pages(_) => None,
         }
     }
 
@@ -322,6 +332,14 @@ impl Via<'_> {
             Via::Thread => GFP_KERNEL,
             // The listener tries again, and waits if it must.
             Via::Upcall(..) => GFP_NOWAIT | __GFP_NOWARN,
+        }
+    }
+
+    /// How many bytes to send at one go: in an upcall, everything else waits for that.
+    fn most(&self) -> usize {
+        match self {
+            Via::Thread => usize::MAX,
+            Via::Upcall(..) => SMALL_SHARE,
         }
     }
 
@@ -507,10 +525,14 @@ impl Batch {
         let mut parts = [Part::default(); MAX_BUFS];
         let (mut n, mut len) = (0, 0);
         let skip = self.offset - HEADER_LEN;
+        let most = via.most();
         for (to, part) in parts.iter_mut().zip(pages.parts(skip)) {
-            *to = part;
+            if len == most {
+                break;
+            }
+            *to = part.cut(most - len);
             n += 1;
-            len += part.bytes().len();
+            len += to.bytes().len();
         }
         let more = more || self.count > 1 || skip + len < pages.len();
         via.splice(conn, &parts[..n], more)
@@ -537,12 +559,16 @@ impl Batch {
         let mut bufs: [&[u8]; BUFS] = [&[]; BUFS];
         let mut n = 0;
         let mut skip = self.offset;
+        let mut left = via.most();
         for (frame, header) in frames.iter().flatten().zip(&headers) {
             for part in [&header[..], frame.payload()] {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
-                if skipped < part.len() && n < BUFS {
-                    bufs[n] = &part[skipped..];
+                let part = &part[skipped..];
+                more |= part.len() > left;
+                if !part.is_empty() && n < BUFS && left > 0 {
+                    bufs[n] = &part[..part.len().min(left)];
+                    left -= bufs[n].len();
                     n += 1;
                 }
             }
@@ -743,6 +769,11 @@ impl Tx {
     /// The number of the last frame that was acknowledged.
     pub(crate) fn acked(&self) -> u64 {
         self.queue.lock().outbox.acked()
+    }
+
+    /// How many frames such an acknowledgement would let go of, at the most.
+    pub(crate) fn would_forget(&self, ack: u64) -> u64 {
+        ack.saturating_sub(self.acked.load(Relaxed))
     }
 
     /// The other side has delivered everything up to this number. Returns whether that is news.

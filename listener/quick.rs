@@ -37,7 +37,8 @@ use crate::conn::peer::Peer;
 use crate::conn::transport::Within;
 use crate::conn::tx::{
     Blank,
-    Via, //
+    Via,
+    UPCALL_MAX, //
 };
 use crate::conn::{
     Conn,
@@ -58,6 +59,9 @@ use kernel::sync::Arc;
 /// How many frames are handled in one upcall, so that it ends.
 const FRAMES: u32 = 64;
 
+/// How many frames may be acknowledged by one, which are all let go of there.
+const ACKNOWLEDGED: u64 = 256;
+
 /// Something has come in on the link of `conn`, which is in its upcall. Returns whether all of that has
 /// been seen to; the rest is for the listener.
 pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
@@ -68,7 +72,8 @@ pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
     let Some(rx) = conn.rx.try_claim() else {
         return false;
     };
-    if conn.failure().is_some() || rx.held.is_some() || !rx.assembler.is_empty() {
+    let begun = rx.held.is_some() || !rx.assembler.is_empty();
+    if begun || conn.failure().is_some() || conn.is_spoilt() {
         return false;
     }
     let (Phase::Open(peer), Some(node)) = (&rx.phase, &rx.node) else {
@@ -120,7 +125,13 @@ impl Upcall<'_> {
         let Ok((header, numbers)) = frame::parse(&bytes, self.node.identity.bounds) else {
             return Step::Leave;
         };
-        if there < HEADER_LEN + header.payload_len() as usize {
+        let whole = there >= HEADER_LEN + header.payload_len() as usize;
+        // Before anything is allocated for it.
+        let easy = self
+            .conn
+            .session()
+            .is_some_and(|session| session.is_easy(numbers, ACKNOWLEDGED));
+        if !whole || !easy {
             return Step::Leave;
         }
         match self.handle(header, numbers) {
@@ -197,7 +208,7 @@ impl Upcall<'_> {
         reply_max: u32,
         wanted: Option<Wanted>,
     ) -> Option<()> {
-        let room = Room::new(reply_max as usize, self.via().flags()).ok()?;
+        let room = Room::new(reply_max as usize, self.via()).ok()?;
         let session = self.conn.session()?.clone();
         let cost = call_cost(len, reply_max);
         let charge = self.peer.charge(Lane::Calls, cost).ok()?;
@@ -236,6 +247,9 @@ impl Upcall<'_> {
 
     /// The same for a payload that is long.
     fn take_many(&self, numbers: frame::Numbers, len: usize) -> Option<KVVec<u8>> {
+        if len > UPCALL_MAX {
+            return None;
+        }
         let mut bytes = KVVec::with_capacity(len, self.via().flags()).ok()?;
         self.judge(numbers)?;
         self.taken(self.link.take_many(HEADER_LEN, len, &mut bytes), len)?;

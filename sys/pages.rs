@@ -159,6 +159,11 @@ impl<'a> Part<'a> {
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.0
     }
+
+    /// The first `len` of them, if they are so many.
+    pub(crate) fn cut(self, len: usize) -> Self {
+        Self(&self.0[..self.0.len().min(len)])
+    }
 }
 
 #[cfg(KCCM_KUNIT)]

@@ -440,6 +440,8 @@ pub(super) struct Gate {
     sends: [Atomic<usize>; Gate::PLACES],
     /// How often there was no room for any of what it wanted to send.
     full: Atomic<usize>,
+    /// What was sent last waits for more.
+    corked: Atomic<bool>,
     /// Links that there are.
     links: Atomic<usize>,
     /// How often each operation was used, and how often by a thread whose allocations may wait for
@@ -465,6 +467,7 @@ impl Gate {
                 looks: [const { Atomic::new(0) }; Self::PLACES],
                 sends: [const { Atomic::new(0) }; Self::PLACES],
                 full: Atomic::new(0),
+                corked: Atomic::new(false),
                 links: Atomic::new(0),
                 used: [const { Atomic::new(0) }; Operation::ALL.len()],
                 exposed: [const { Atomic::new(0) }; Operation::ALL.len()],
@@ -509,7 +512,13 @@ impl Gate {
         self.sends[place(to) as usize % Self::PLACES].load(Relaxed)
     }
 
-    fn sending(&self, to: IpAddr) {
+    /// Whether what the node has sent last waits for more.
+    pub(super) fn corked(&self) -> bool {
+        self.corked.load(Relaxed)
+    }
+
+    fn sending(&self, to: IpAddr, more: bool) {
+        self.corked.store(more, Relaxed);
         self.sends[place(to) as usize % Self::PLACES].fetch_add(1, Relaxed);
     }
 
@@ -684,7 +693,7 @@ impl Within for GatedWithin<'_> {
     }
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
-        self.gate.sending(self.remote);
+        self.gate.sending(self.remote, more);
         if self.gate.mute.load(Relaxed) {
             return Ok(bufs.iter().map(|buf| buf.len()).sum());
         }
@@ -729,7 +738,7 @@ impl Link for GatedLink {
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {
         let gate = &self.gate;
         gate.note(Operation::Send);
-        gate.sending(self.remote);
+        gate.sending(self.remote, more);
         match gate.toll.load(Relaxed) {
             0 => {}
             ms => pause(ms),

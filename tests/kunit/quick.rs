@@ -152,6 +152,29 @@ mod tests {
         eventually(|| caller.peer(1).is_some_and(|p| p.snapshot().kept == [0, 0]))
     }
 
+    /// A reply that could have been long, and is none, waits for nothing to follow it.
+    #[test]
+    fn empty_reply_is_not_held_back() -> Result {
+        let cluster = Cluster::new(Plan::gated(2)?)?;
+        let (caller, node) = cluster.pair()?;
+        let gate = cluster.gate(1)?;
+        let mut reply = KVVec::from_elem(0, 40_000, GFP_KERNEL)?;
+        for class in [Class::Short, Class::Long, Class::Softirq] {
+            register(&node, FUNC, class, |call| {
+                call.reply_len = call.args.len();
+                0
+            })?;
+            for len in [0, 3000, 40_000] {
+                let args = pattern(len, 1)?;
+                let called = caller.rcall_sync(1, FUNC, &args, &mut reply, SOON);
+                check!(called.is_ok_and(|success| success.len == len));
+                check!(!gate.corked());
+            }
+            node.unregister(FUNC)?;
+        }
+        Ok(())
+    }
+
     /// A listener that is busy with one node holds up no other's.
     #[test]
     fn calls_pass_a_busy_listener() -> Result {
