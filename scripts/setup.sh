@@ -67,12 +67,12 @@ unlock_cache() {
 
 packages=(
 	make gcc libc6-dev flex bison bc libelf-dev libssl-dev cpio kmod rsync
-	xz-utils perl python3 python3-rich python3-pytest
+	xz-utils perl python3 python3-rich python3-pytest python3-matplotlib
 	qemu-system-x86 busybox-static iproute2 keyutils
 	ca-certificates debian-archive-keyring
 )
 # What the benchmark needs besides: what draws its plots, and ONC RPC.
-bench_packages=(python3-matplotlib libtirpc-dev rpcsvc-proto pkg-config)
+bench_packages=(libtirpc-dev rpcsvc-proto pkg-config)
 # What is taken where the machine has none of its own: Debian 12 has its new
 # Rust under other names, and only an old bindgen.
 rust_packages=(rustc rust-src rustfmt rust-clippy cargo)
@@ -268,10 +268,10 @@ check_commands() {
 		command -v "$command" >/dev/null || lacking+=("$command")
 	done
 	if [ -n "$bench" ]; then
-		/usr/bin/python3 -c 'import matplotlib' 2>/dev/null || lacking+=("matplotlib for /usr/bin/python3")
 		pkg-config --exists libtirpc || lacking+=("the development files of libtirpc")
 	fi
-	/usr/bin/python3 -c 'import rich, pytest' 2>/dev/null || lacking+=("/usr/bin/python3 with rich and pytest")
+	/usr/bin/python3 -c 'import rich, pytest, matplotlib' 2>/dev/null ||
+		lacking+=("/usr/bin/python3 with rich, pytest and matplotlib")
 	if ! llvm_version=$(installed_llvm) || ! fuzzer_of "$llvm_version"; then
 		lacking+=("LLVM 17 or newer in /usr/lib/llvm-<version>, with compiler-rt")
 	fi
