@@ -137,14 +137,14 @@ pub(crate) enum Header {
     Message {
         /// What receivers ask for.
         tag: u32,
-        /// Received length.
+        /// Payload length.
         len: u32,
     },
     /// An asynchronous call.
     Call {
         /// The function.
         func: u32,
-        /// Received length.
+        /// Payload length.
         len: u32,
     },
     /// A synchronous call.
@@ -155,7 +155,7 @@ pub(crate) enum Header {
         func: u32,
         /// Room for the reply at the caller.
         reply_max: u32,
-        /// Received length.
+        /// Payload length.
         len: u32,
     },
     /// The reply to a synchronous call.
@@ -168,7 +168,7 @@ pub(crate) enum Header {
         status: i32,
         /// The length of the reply, also where it was too long to be sent.
         needed: u32,
-        /// Received length.
+        /// Payload length.
         len: u32,
     },
     /// More credit.
