@@ -172,20 +172,11 @@ impl Socket {
     /// The same for bytes that are not written to any more, at most [`MAX_BUFS`] parts: TCP refers to
     /// their pages instead of copying them.
     pub(crate) fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
-        let send = |vec: &mut [bindings::kvec], total| {
+        spliced(parts, |vec, n, total| {
             // SAFETY: The socket is valid; the vector describes parts of pages, to which TCP takes
             // references of its own.
-            unsafe {
-                helpers::kccm_sock_splice(
-                    self.0,
-                    vec.as_ptr(),
-                    vec.len() as c_uint,
-                    total as c_uint,
-                    more,
-                )
-            }
-        };
-        count(gathered_in::<MAX_BUFS>(parts.iter().map(Part::bytes), send))
+            unsafe { helpers::kccm_sock_splice(self.0, vec, n, total, more) }
+        })
     }
 
     /// Receives at most `most` bytes to the end of `to`, as far as there is memory for them. Returns how
@@ -605,20 +596,11 @@ impl Upcalled<'_> {
 
     /// [`Socket::splice`], from here.
     pub(crate) fn splice(&self, parts: &[Part<'_>], more: bool) -> Result<usize> {
-        let send = |vec: &mut [bindings::kvec], total| {
+        spliced(parts, |vec, n, total| {
             // SAFETY: The socket is in its upcall; the vector describes parts of pages, to which TCP
             // takes references of its own.
-            unsafe {
-                helpers::kccm_upcall_splice(
-                    self.0,
-                    vec.as_ptr(),
-                    vec.len() as c_uint,
-                    total as c_uint,
-                    more,
-                )
-            }
-        };
-        count(gathered_in::<MAX_BUFS>(parts.iter().map(Part::bytes), send))
+            unsafe { helpers::kccm_upcall_splice(self.0, vec, n, total, more) }
+        })
     }
 
     /// Whether the other side has ended its stream, or there was an error.
@@ -638,6 +620,18 @@ fn gathered(bufs: &[&[u8]], send: impl FnOnce(&mut [bindings::kvec], usize) -> c
     } else {
         gathered_in::<MAX_BUFS>(all, send)
     }
+}
+
+/// Has `send` called with a description of the first [`MAX_BUFS`] of some parts of pages: where it is,
+/// how many they are, and their length. Returns how many bytes it has sent.
+fn spliced(
+    parts: &[Part<'_>],
+    send: impl FnOnce(*const bindings::kvec, c_uint, c_uint) -> c_int,
+) -> Result<usize> {
+    let bytes = parts.iter().map(Part::bytes);
+    count(gathered_in::<MAX_BUFS>(bytes, |vec, total| {
+        send(vec.as_ptr(), vec.len() as c_uint, total as c_uint)
+    }))
 }
 
 fn gathered_in<'a, const BUFS: usize>(
