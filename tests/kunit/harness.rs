@@ -158,10 +158,25 @@ impl<T, E: Into<Error>> Here<T> for Result<T, E> {
 
 // ---- Waiting.
 
-/// Does nothing for so long.
+/// Does nothing for at least so long, by the clock.
 pub(super) fn pause(ms: Millis) {
-    pin_init::stack_pin_init!(let never = OneShot::new());
-    let _ = never.wait(Timeout::After(ms));
+    let until = clock::now() + ms;
+    while clock::now() < until {
+        pin_init::stack_pin_init!(let never = OneShot::new());
+        let _ = never.wait(Timeout::After(until.saturating_sub(clock::now())));
+    }
+}
+
+/// Does what is to give up after so long; it may not do so before.
+#[track_caller]
+pub(super) fn waits<T>(ms: Millis, body: impl FnOnce() -> T) -> Result<T> {
+    let begin = sys::ticks();
+    let result = body();
+    // Rounded up, and begun within a tick.
+    if sys::ticks().wrapping_sub(begin) + 1 < clock::jiffies(ms) {
+        return Err(complain("has not waited long enough", ETIME));
+    }
+    Ok(result)
 }
 
 /// Waits until something holds that nobody announces.

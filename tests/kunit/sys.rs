@@ -8,6 +8,7 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::task::Task;
+use kernel::time::Jiffies;
 use kernel::types::Opaque;
 use kernel::ModuleMetadata;
 
@@ -31,6 +32,12 @@ pub(super) fn tcp_sockets() -> usize {
 pub(super) fn sleeps() -> usize {
     // SAFETY: No requirements.
     unsafe { helpers::kccm_kunit_sleeps() as usize }
+}
+
+/// The time that waits with a limit go by. It stands still while the machine does, and then catches up.
+pub(super) fn ticks() -> Jiffies {
+    // SAFETY: Whoever reads it must expect it to change at any moment.
+    unsafe { core::ptr::read_volatile(&raw const bindings::jiffies) }
 }
 
 /// Whether what the calling thread allocates does not wait for I/O.
