@@ -125,7 +125,7 @@ class Channel:
         if not self._wait(lambda: self._ready, scaled(timeout)):
             raise self._timeout(f"the guest was not ready in {scaled(timeout):g} s")
 
-    def spawn(self, command: str, timeout: float = 10.0) -> Job:
+    def spawn(self, command: str, timeout: float = 30.0) -> Job:
         """Start a command; returns when the guest has started it."""
         if "\0" in command or len(quote(command)) > _MAX_COMMAND:
             raise ValueError("a guest command must have no NUL and at most 16 KiB: use write_file")
