@@ -31,7 +31,8 @@
 //!    runs a short handler. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
 //! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
-//!    link, when the keys are looked for again, and from time to time.
+//!    link, when the keys are looked for again, and from time to time. `Lingering::sockets` (mutex):
+//!    when a link is closed, and from time to time.
 //!    `HookedSocket::hook` (mutex), then the socket's own lock, inside every operation of a link. The
 //!    upcalls of a socket come with it, or with its spin lock, held; they claim `Conn::rx` if it is free
 //!    ([`listener::quick`]), and take the spin locks below.

@@ -53,7 +53,7 @@ impl kernel::Module for Module {
             EINVAL
         })?;
         let ring = keys(config.me.id)?;
-        let tcp = Tcp::new(sys::net::Net::current(), ring);
+        let tcp = Tcp::new(sys::net::Net::current(), ring)?;
         let running = node::Running::start_on(config, KBox::new(tcp, GFP_KERNEL)?)?;
         let node = running.node();
         let tree = sysfs::Tree::new(node)?;

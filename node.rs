@@ -709,5 +709,6 @@ impl Drop for Running {
         }
         node.events.stop();
         self.events = None;
+        node.transport.settle();
     }
 }

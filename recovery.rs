@@ -151,9 +151,7 @@ pub(crate) fn run(node: &Arc<Node>) {
             }
         }
         deadline = deadline.min(node.expire_pending());
-        if let Some(guard) = node.transport.guard() {
-            deadline = deadline.min(guard.tend());
-        }
+        deadline = deadline.min(node.transport.tend());
     }
 }
 

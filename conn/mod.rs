@@ -25,6 +25,7 @@ pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod inbox;
+mod linger;
 pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod ring;

@@ -311,34 +311,9 @@ impl Ring {
             }
         }
     }
-}
 
-impl Guard for Ring {
-    fn rekey(&self) -> Result {
-        // Whoever frees memory may wait for one of these sockets.
-        let _noio = noio::Scope::enter();
-        match self.try_rekey() {
-            Ok(keys) => {
-                pr_info!(
-                    "node {}: key {}: has {}\n",
-                    self.node,
-                    self.name,
-                    keys.ids()
-                );
-                Ok(())
-            }
-            Err(trouble) => {
-                pr_err!(
-                    "node {}: the keys stay as they are: {}\n",
-                    self.node,
-                    trouble.of(&self.name)
-                );
-                Err(trouble.error())
-            }
-        }
-    }
-
-    fn tend(&self) -> Millis {
+    /// Does what is to be done from time to time. Returns when to call it again.
+    pub(super) fn tend(&self) -> Millis {
         let now = clock::now();
         {
             let mut state = self.state.lock();
@@ -368,6 +343,32 @@ impl Guard for Ring {
             }
         }
         now + LOOK
+    }
+}
+
+impl Guard for Ring {
+    fn rekey(&self) -> Result {
+        // Whoever frees memory may wait for one of these sockets.
+        let _noio = noio::Scope::enter();
+        match self.try_rekey() {
+            Ok(keys) => {
+                pr_info!(
+                    "node {}: key {}: has {}\n",
+                    self.node,
+                    self.name,
+                    keys.ids()
+                );
+                Ok(())
+            }
+            Err(trouble) => {
+                pr_err!(
+                    "node {}: the keys stay as they are: {}\n",
+                    self.node,
+                    trouble.of(&self.name)
+                );
+                Err(trouble.error())
+            }
+        }
     }
 
     fn name(&self) -> KeyName {

@@ -3,6 +3,7 @@
 //! TCP over IPv4 and IPv6, in one network namespace.
 
 use super::frame::HEADER_LEN;
+use super::linger::Lingering;
 use super::ring::{
     Member,
     Ring, //
@@ -15,6 +16,7 @@ use super::transport::{
     Transport,
     Within, //
 };
+use crate::sys::clock::Millis;
 use crate::sys::net::Net;
 use crate::sys::pages::Part;
 use crate::sys::sock::{
@@ -35,12 +37,17 @@ pub(crate) struct Tcp {
     net: Net,
     /// The keys that all segments are signed with, if they are.
     ring: Option<Arc<Ring>>,
+    lingering: Arc<Lingering>,
 }
 
 impl Tcp {
     /// The network of this namespace, open to those that have the keys, or to all.
-    pub(crate) fn new(net: Net, ring: Option<Arc<Ring>>) -> Self {
-        Self { net, ring }
+    pub(crate) fn new(net: Net, ring: Option<Arc<Ring>>) -> Result<Self> {
+        Ok(Self {
+            net,
+            ring,
+            lingering: Lingering::new()?,
+        })
     }
 }
 
@@ -53,7 +60,12 @@ impl Transport for Tcp {
         socket.bind(addr)?;
         socket.hook(KBox::new(Forward(notify), GFP_KERNEL)?)?;
         socket.listen(BACKLOG)?;
-        Ok(KBox::new(TcpPort { socket, member }, GFP_KERNEL)?)
+        let port = TcpPort {
+            socket,
+            member,
+            lingering: self.lingering.clone(),
+        };
+        Ok(KBox::new(port, GFP_KERNEL)?)
     }
 
     fn connect(&self, from: &SocketAddr, to: &SocketAddr) -> Result<KBox<dyn Link>> {
@@ -67,11 +79,25 @@ impl Transport for Tcp {
             socket.bind(&from)?;
         }
         socket.connect(to)?;
-        Ok(KBox::new(TcpLink { socket, member }, GFP_KERNEL)?)
+        let link = TcpLink {
+            socket,
+            member,
+            lingering: self.lingering.clone(),
+        };
+        Ok(KBox::new(link, GFP_KERNEL)?)
     }
 
     fn guard(&self) -> Option<&dyn Guard> {
         self.ring.as_ref().map(|ring| &**ring as &dyn Guard)
+    }
+
+    fn tend(&self) -> Millis {
+        let keys = self.ring.as_ref().map(|ring| ring.tend());
+        self.lingering.tend().min(keys.unwrap_or(Millis::MAX))
+    }
+
+    fn settle(&self) {
+        self.lingering.settle();
     }
 }
 
@@ -146,6 +172,7 @@ impl Within for Upcalled<'_> {
 struct TcpLink {
     socket: Arc<HookedSocket>,
     member: Option<Member>,
+    lingering: Arc<Lingering>,
 }
 
 impl Link for TcpLink {
@@ -195,16 +222,19 @@ impl Link for TcpLink {
         if let Some(member) = &self.member {
             member.closing(graceful);
         }
-        if !graceful {
+        if graceful {
+            self.lingering.close(&self.socket);
+        } else {
             self.socket.reset_on_close();
+            self.socket.shutdown();
         }
-        self.socket.shutdown();
     }
 }
 
 struct TcpPort {
     socket: Arc<HookedSocket>,
     member: Option<Member>,
+    lingering: Arc<Lingering>,
 }
 
 impl Port for TcpPort {
@@ -213,8 +243,12 @@ impl Port for TcpPort {
         let socket = hooked(accepted.socket)?;
         let guard = |member: &Member| member.guard_accepted(socket.clone());
         let member = self.member.as_ref().map(guard).transpose()?;
-        let link = KBox::new(TcpLink { socket, member }, GFP_KERNEL)?;
-        Ok((link, accepted.peer))
+        let link = TcpLink {
+            socket,
+            member,
+            lingering: self.lingering.clone(),
+        };
+        Ok((KBox::new(link, GFP_KERNEL)?, accepted.peer))
     }
 
     fn close(&self) {

@@ -123,6 +123,15 @@ pub(crate) trait Transport: Send + Sync {
     fn guard(&self) -> Option<&dyn Guard> {
         None
     }
+
+    /// Does what is to be done from time to time, and after a link was closed. Returns when to call it
+    /// again.
+    fn tend(&self) -> Millis {
+        Millis::MAX
+    }
+
+    /// Waits, for a bounded time, until what was sent over links that were closed has got there.
+    fn settle(&self) {}
 }
 
 /// What keeps others out of a network that has keys.
@@ -130,9 +139,6 @@ pub(crate) trait Guard: Send + Sync {
     /// Looks for the keys again, as the calling process finds them, and begins to use them. Those
     /// that are connected stay so. On an error all is as before; what is wrong has been logged.
     fn rekey(&self) -> Result;
-
-    /// Does what is to be done from time to time. Returns when to call it again.
-    fn tend(&self) -> Millis;
 
     /// What the keys are called.
     fn name(&self) -> KeyName;

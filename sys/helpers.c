@@ -233,6 +233,17 @@ bool kccm_sock_pending(struct socket *sock)
 }
 
 /*
+ * Whether the other end has acknowledged all that was sent before the socket was
+ * shut down, and that it was; or the connection is no more.
+ */
+bool kccm_sock_settled(struct socket *sock)
+{
+	int state = READ_ONCE(sock->sk->sk_state);
+
+	return !((1 << state) & (TCPF_FIN_WAIT1 | TCPF_CLOSING | TCPF_LAST_ACK));
+}
+
+/*
  * What follows is for the readable() upcall.  TCP makes it with the socket
  * locked: in softirq with the lock itself held, or by the task that has the
  * socket, when it lets go and sees to what came in meanwhile.  Either way the

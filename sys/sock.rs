@@ -229,6 +229,19 @@ impl Socket {
         unsafe { helpers::kccm_sock_trim(self.0) };
     }
 
+    /// Ends the connection in this direction.
+    pub(crate) fn shutdown_sending(&self) {
+        // SAFETY: The socket is valid. A socket that is not connected returns an error that does not
+        // matter.
+        unsafe { bindings::kernel_sock_shutdown(self.0, bindings::sock_shutdown_cmd_SHUT_WR) };
+    }
+
+    /// Whether nothing that was sent before it was shut down is still under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_settled(self.0) }
+    }
+
     /// Ends the connection in both directions.
     pub(crate) fn shutdown(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not

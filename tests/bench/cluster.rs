@@ -80,7 +80,7 @@ fn start(me: Member, members: KVec<Member>) -> Result<Running> {
             ..Limits::DEFAULT
         },
     };
-    let tcp = Tcp::new(Net::current(), None);
+    let tcp = Tcp::new(Net::current(), None)?;
     Running::start_on(config, KBox::new(tcp, GFP_KERNEL)?)
 }
 

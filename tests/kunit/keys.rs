@@ -276,7 +276,7 @@ mod tests {
         let from = SocketAddr::new(cluster.ip(0), 0);
         let wrong = Chest::new(&[(1, b'x')])?.ring(9)?;
         for ring in [None, Some(wrong)] {
-            let tcp = Tcp::new(Net::current(), ring);
+            let tcp = Tcp::new(Net::current(), ring)?;
             let link = tcp.connect(&from, &cluster.addr(0)).here()?;
             steadily(500, || link.status() == Err(EINPROGRESS))?;
             link.close(false);
@@ -285,7 +285,7 @@ mod tests {
         dropped(&node, |d| d.mismatched)?;
         // One that has the key does.
         let right = Chest::new(&[ONE])?.ring(9)?;
-        let tcp = Tcp::new(Net::current(), Some(right));
+        let tcp = Tcp::new(Net::current(), Some(right))?;
         let link = tcp.connect(&from, &cluster.addr(0)).here()?;
         eventually(|| link.status().is_ok())?;
         check_eq!(link.key(), Some(1));

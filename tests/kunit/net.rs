@@ -78,13 +78,13 @@ impl Below {
             },
             _ => None,
         };
-        let tcp = Tcp::new(Net::current(), ring);
+        let tcp = Tcp::new(Net::current(), ring)?;
         Ok(match self {
             Below::Tcp | Below::Keyed(_) => KBox::new(tcp, GFP_KERNEL)?,
             Below::Gated(gates) => {
                 KBox::new(Gated(gates[usize::from(id)].clone(), tcp), GFP_KERNEL)?
             }
-            Below::Apart(spaces) => KBox::new(Tcp::new(spaces.net(id)?, None), GFP_KERNEL)?,
+            Below::Apart(spaces) => KBox::new(Tcp::new(spaces.net(id)?, None)?, GFP_KERNEL)?,
             Below::Memory(memory) => KBox::new(memory.clone(), GFP_KERNEL)?,
         })
     }
@@ -625,6 +625,14 @@ impl Transport for Gated {
         let link = self.1.connect(from, to)?;
         Ok(GatedLink::new(&self.0, link, to.ip())?)
     }
+
+    fn tend(&self) -> Millis {
+        self.1.tend()
+    }
+
+    fn settle(&self) {
+        self.1.settle();
+    }
 }
 
 struct GatedPort(Arc<Gate>, KBox<dyn Port>);
@@ -800,7 +808,7 @@ impl Client {
     #[track_caller]
     pub(super) fn connect(from: IpAddr, to: SocketAddr) -> Result<Self> {
         let from = SocketAddr::new(from, 0);
-        let link = Tcp::new(Net::current(), None).connect(&from, &to).here()?;
+        let link = Tcp::new(Net::current(), None)?.connect(&from, &to).here()?;
         // If it has been closed meanwhile, that will show.
         eventually(|| link.status() != Err(EINPROGRESS))?;
         Ok(Self::over(link))
@@ -983,7 +991,7 @@ impl Trap {
     /// Listens where a node is expected.
     pub(super) fn set(at: SocketAddr) -> Result<Self> {
         let notify = KBox::new(Nobody, GFP_KERNEL)?;
-        let port = Tcp::new(Net::current(), None).listen(&at, notify).here()?;
+        let port = Tcp::new(Net::current(), None)?.listen(&at, notify).here()?;
         Ok(Self { port })
     }
 

@@ -70,7 +70,7 @@ mod tests {
         // Not from here, where nobody knows the way.
         let from = SocketAddr::new(own_ip(0), 0);
         for id in [0, 1] {
-            let link = Tcp::new(Net::current(), None).connect(&from, &cluster.addr(id));
+            let link = Tcp::new(Net::current(), None)?.connect(&from, &cluster.addr(id));
             check_eq!(link.err(), Some(ENETUNREACH));
         }
         cluster.stop(1);
@@ -91,7 +91,7 @@ mod tests {
         plan.ip = shared_ip;
         let cluster = Cluster::idle(plan)?;
         let start = |net| {
-            let tcp = KBox::new(Tcp::new(net, None), GFP_KERNEL)?;
+            let tcp = KBox::new(Tcp::new(net, None)?, GFP_KERNEL)?;
             Running::start_on(cluster.config(0)?, tcp)
         };
         let first = start(spaces.net(0)?).here()?;
@@ -99,7 +99,7 @@ mod tests {
         check_eq!(start(spaces.net(0)?).err(), Some(EADDRINUSE));
         let (nowhere, at) = (SocketAddr::new(shared_ip(0), 0), cluster.addr(0));
         for id in [0, 1] {
-            let link = Tcp::new(spaces.net(id)?, None)
+            let link = Tcp::new(spaces.net(id)?, None)?
                 .connect(&nowhere, &at)
                 .here()?;
             eventually(|| link.status() == Ok(()))?;
@@ -107,11 +107,11 @@ mod tests {
         }
         drop(first);
         // The other is still there.
-        let refused = Tcp::new(spaces.net(0)?, None).connect(&nowhere, &at);
+        let refused = Tcp::new(spaces.net(0)?, None)?.connect(&nowhere, &at);
         if let Ok(link) = refused {
             eventually(|| link.status() == Err(ECONNREFUSED))?;
         }
-        let link = Tcp::new(spaces.net(1)?, None)
+        let link = Tcp::new(spaces.net(1)?, None)?
             .connect(&nowhere, &at)
             .here()?;
         eventually(|| link.status() == Ok(()))?;

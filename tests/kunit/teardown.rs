@@ -384,4 +384,48 @@ mod tests {
         drop((node, conn));
         remains.after(cluster)
     }
+
+    /// A node that stops, while a peer that is slow to read floods it, is heard to say so by that peer,
+    /// and so is all that it had sent before.
+    #[test]
+    fn last_words_are_heard() -> Result {
+        let mut plan = Plan::of(2);
+        // Nothing else takes it down in the time that there is.
+        plan.limits.dead_ms = 10 * SOON_MS as u32;
+        let mut cluster = Cluster::new(plan)?;
+        let (node, slow) = cluster.pair()?;
+        let latch = Latch::new()?;
+        let barrier = latch.barrier();
+        register(&slow, LONG, Class::Short, move |_| {
+            barrier.pass();
+            0
+        })?;
+        node.rcall(1, LONG, &[], SOON)?;
+        latch.wait_held(1)?;
+        // More than TCP lets out before it is read.
+        let message = pattern(60_000, 1)?;
+        for _ in 0..5 {
+            node.send(1, TAG, &message, Timeout::NoWait)?;
+        }
+        let conn = node.peer(1).and_then(|peer| peer.conn()).ok_or(EINVAL)?;
+        let theirs = slow.clone();
+        let flood: Job<Result> = spawn(move || {
+            eventually(|| conn.failure().is_some())?;
+            // So that something comes in for what has been closed.
+            for _ in 0..10 {
+                theirs.send(0, TAG, &[0; 1000], Timeout::NoWait)?;
+            }
+            latch.open();
+            Ok(())
+        })?;
+        drop(node);
+        stop_promptly(&mut cluster, 0)?;
+        flood.join()??;
+        sees_down(&slow, 0)?;
+        let mut buf = KVVec::from_elem(0, message.len(), GFP_KERNEL)?;
+        for _ in 0..5 {
+            receive(&slow, None, Some(TAG), &mut buf, Timeout::NoWait).here()?;
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connections that have ended here, and whose last words are still under way.
+//!
+//! TCP resets a connection whose socket is released before all that came in has been read, or for which
+//! something comes in after it was shut down for receiving, and throws away what it has yet to send
+//! (RFC 1122, 4.2.2.13; `tcp_rcv_state_process()` and `__tcp_close()` in net/ipv4). A peer that floods
+//! this node would never hear its good-bye then. So sockets that end gracefully are shut down for
+//! sending only, and kept until the peer's TCP has acknowledged everything, for a bounded time.
+
+use crate::sys::clock;
+use crate::sys::clock::Millis;
+use crate::sys::sock::HookedSocket;
+use kernel::prelude::*;
+use kernel::sync::{
+    new_mutex,
+    Arc,
+    Mutex, //
+};
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
+
+/// How long a socket is kept: enough for TCP to send once or twice again what was lost.
+const LONGEST: Millis = 1000;
+
+/// How often they are looked at, milliseconds.
+const LOOK: Millis = 10;
+
+/// How many are kept: whoever makes this node refuse him again and again takes no more memory.
+const MOST: usize = 128;
+
+struct Lingerer {
+    socket: Arc<HookedSocket>,
+    until: Millis,
+}
+
+/// The sockets that are kept.
+#[pin_data]
+pub(super) struct Lingering {
+    #[pin]
+    sockets: Mutex<KVVec<Lingerer>>,
+}
+
+impl Lingering {
+    /// None yet.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self { sockets <- new_mutex!(KVVec::new(), "Lingering::sockets") }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Shuts a socket down, whose hook has been removed, and keeps it for as long as it takes. Process
+    /// context.
+    pub(super) fn close(&self, socket: &Arc<HookedSocket>) {
+        let entry = Lingerer {
+            socket: socket.clone(),
+            until: clock::now() + LONGEST,
+        };
+        let mut sockets = self.sockets.lock();
+        if sockets.len() < MOST && sockets.push(entry, GFP_KERNEL).is_ok() {
+            socket.shutdown_sending();
+        } else {
+            socket.shutdown();
+        }
+    }
+
+    /// Lets go of those that need not be kept any longer. Returns when to look again. Process context.
+    pub(super) fn tend(&self) -> Millis {
+        let now = clock::now();
+        let mut sockets = self.sockets.lock();
+        sockets.retain(|entry| now < entry.until && !entry.socket.is_settled());
+        if sockets.is_empty() {
+            Millis::MAX
+        } else {
+            now + LOOK
+        }
+    }
+
+    /// Waits until none is kept. Process context.
+    pub(super) fn settle(&self) {
+        while self.tend() != Millis::MAX {
+            fsleep(Delta::from_millis(1));
+        }
+    }
+}
