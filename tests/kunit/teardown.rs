@@ -9,6 +9,7 @@ use super::net::{
 };
 use super::sys;
 use crate::config::NodeId;
+use crate::conn::hello::GREETING_LEN;
 use crate::node::Node;
 use crate::rcall::handlers::Class;
 use crate::sys::clock;
@@ -339,6 +340,8 @@ mod tests {
         let node = cluster.node(0)?;
         remains.watch(&node)?;
         let before = trap.catch()?;
+        // That it greets means that it is watched.
+        before.hear::<GREETING_LEN>().here()?;
         let theirs = node.clone();
         // Between having been made and being attached to, as if by another thread.
         cluster.gate(0)?.before_attach(move || {
