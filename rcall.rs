@@ -344,8 +344,10 @@ impl Node {
         };
         let outgoing = Outgoing::new(session, header, args)?;
         let cost = call_cost(len, reply_max);
-        self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
-        let (answer, len) = call.wait(timeout.left(started), reply)?;
+        let (answer, len) = call.make(reply, || {
+            self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
+            Ok(timeout.left(started))
+        })?;
         judge(answer, len)
     }
 

@@ -579,14 +579,6 @@ impl Received<'_> {
             Received::Many(bytes) => Ok(bytes),
         }
     }
-
-    /// Its length.
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Received::Few(bytes) => bytes.len(),
-            Received::Many(bytes) => bytes.len(),
-        }
-    }
 }
 
 /// All that a header says.

@@ -148,6 +148,14 @@ impl Within for Upcalled<'_> {
         self.is_empty()
     }
 
+    fn copy(&self, skip: usize, to: &mut [u8]) -> Result {
+        self.copy(skip, to)
+    }
+
+    fn allows(&self, len: usize) -> bool {
+        self.allows(len)
+    }
+
     fn take(&self, skip: usize, to: &mut [u8]) -> Result {
         self.take(skip, to)
     }

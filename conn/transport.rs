@@ -37,6 +37,13 @@ pub(crate) trait Within {
     /// Whether nothing has come in.
     fn is_empty(&self) -> bool;
 
+    /// Copies the bytes behind the first `skip` to `to`. As many are there, and stay there.
+    fn copy(&self, skip: usize, to: &mut [u8]) -> Result;
+
+    /// Whether so many bytes, with those that are there, come in before any is taken, if the other side
+    /// sends them. Not for sure: whoever waits for them is to look again after some time.
+    fn allows(&self, len: usize) -> bool;
+
     /// Throws `skip` bytes away and takes the next ones to `to`. As many are there. On an error the
     /// stream is of no more use.
     fn take(&self, skip: usize, to: &mut [u8]) -> Result;

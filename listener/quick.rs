@@ -9,7 +9,8 @@
 //! to it, and all that comes behind:
 //!
 //! - what only a thread can do: messages, other calls, good-byes, what is wrong, closing, granting;
-//! - a frame that is not there whole, or for which there is no memory at this moment;
+//! - a frame that is not there whole, or for which there is no memory at this moment; but the rest of a
+//!   reply that is not too long is waited for;
 //! - everything, while the listener is at this connection itself: what it has begun it goes on with.
 //!
 //! So frames of a connection are handled in their order, by one at a time: whoever has claimed
@@ -27,7 +28,6 @@ use crate::conn::credit::{
 use crate::conn::frame;
 use crate::conn::frame::{
     Header,
-    Received,
     FEW,
     HEADER_LEN, //
 };
@@ -58,6 +58,9 @@ use kernel::sync::Arc;
 
 /// How many frames are handled in one upcall, so that it ends.
 const FRAMES: u32 = 64;
+
+/// The longest reply that is waited for and copied in an upcall, bytes.
+const REPLY_MAX: usize = 64 << 10;
 
 /// How many frames may be acknowledged by one, which are all let go of there.
 const ACKNOWLEDGED: u64 = 256;
@@ -131,7 +134,13 @@ impl Upcall<'_> {
             .conn
             .session()
             .is_some_and(|session| session.is_easy(numbers, ACKNOWLEDGED));
-        if !whole || !easy {
+        if !easy {
+            return Step::Leave;
+        }
+        if !whole {
+            return self.awaits(header);
+        }
+        if !self.is_next(numbers) {
             return Step::Leave;
         }
         match self.handle(header, numbers) {
@@ -140,7 +149,25 @@ impl Upcall<'_> {
         }
     }
 
-    /// Handles a frame that is there whole; `None` if it is for the listener.
+    /// What to do with a frame that is not there whole: a reply that will be, is waited for.
+    fn awaits(&self, header: Header) -> Step {
+        let len = header.payload_len() as usize;
+        let is_reply = matches!(header, Header::Reply { .. });
+        if is_reply && len <= REPLY_MAX && self.link.allows(HEADER_LEN + len) {
+            Step::Empty
+        } else {
+            Step::Leave
+        }
+    }
+
+    /// Takes note of what a frame acknowledges. Returns whether it is the next one; what makes no sense, or
+    /// came before, is the listener's to see to, which finds the same.
+    fn is_next(&self, numbers: frame::Numbers) -> bool {
+        let session = self.conn.session();
+        session.is_some_and(|session| matches!(session.receive(numbers), Ok(true)))
+    }
+
+    /// Handles the next frame, which is there whole; `None` if it is for the listener.
     fn handle(&self, header: Header, numbers: frame::Numbers) -> Option<()> {
         // All that can fail comes before anything is done: what is left is still there then.
         match header {
@@ -157,15 +184,15 @@ impl Upcall<'_> {
                     needed,
                 };
                 let len = len as usize;
-                let mut few = [0; FEW];
-                let bytes = if len <= FEW {
-                    self.take(numbers, &mut few[..len])?;
-                    Received::Few(&few[..len])
-                } else {
-                    Received::Many(self.take_many(numbers, len)?)
-                };
-                self.delivered(numbers.seq, len);
-                self.node.calls.complete(self.peer.id, id, reply, bytes);
+                let copy = |to: &mut [u8]| self.link.copy(HEADER_LEN, to).ok();
+                let calls = &self.node.calls;
+                let answered = calls.complete_with(self.peer.id, id, reply, len, copy)?;
+                let passed = self.pass(len);
+                if passed.is_some() {
+                    self.delivered(numbers.seq, len);
+                }
+                answered.wake();
+                passed?;
             }
             Header::Call { func, len } => {
                 let running = self.node.handlers.begin_softirq(func, len as usize)?;
@@ -188,11 +215,9 @@ impl Upcall<'_> {
             Header::Credit { lane, limit } => {
                 // Later grants say all that this one does, so it can be handed over twice.
                 self.peer.granted(lane, limit).ok()?;
-                self.take(numbers, &mut [])?;
+                self.take(&mut [])?;
             }
-            Header::Ping { answer: false } => {
-                self.take(numbers, &mut [])?;
-            }
+            Header::Ping { answer: false } => self.take(&mut [])?,
             Header::Ping { answer: true } | Header::Message { .. } | Header::Bye(_) => return None,
         }
         Some(())
@@ -217,9 +242,9 @@ impl Upcall<'_> {
         let mut many = KVVec::new();
         let args = if len <= FEW {
             let args = &mut few[..len];
-            self.take(numbers, args).map(|()| &*args)
+            self.take(args).map(|()| &*args)
         } else {
-            self.take_many(numbers, len).map(|bytes| {
+            self.take_many(len).map(|bytes| {
                 many = bytes;
                 &many[..]
             })
@@ -239,27 +264,24 @@ impl Upcall<'_> {
         Via::Upcall(self.conn, self.link)
     }
 
-    /// Judges the numbers of the frame that is next, and takes it, with its payload.
-    fn take(&self, numbers: frame::Numbers, to: &mut [u8]) -> Option<()> {
-        self.judge(numbers)?;
+    /// Takes the next frame, with its payload.
+    fn take(&self, to: &mut [u8]) -> Option<()> {
         self.taken(self.link.take(HEADER_LEN, to), to.len())
     }
 
-    /// The same for a payload that is long.
-    fn take_many(&self, numbers: frame::Numbers, len: usize) -> Option<KVVec<u8>> {
+    /// Takes the next frame, whose payload is not needed any more.
+    fn pass(&self, len: usize) -> Option<()> {
+        self.taken(self.link.take(HEADER_LEN + len, &mut []), len)
+    }
+
+    /// Takes the next frame, with a payload that is long.
+    fn take_many(&self, len: usize) -> Option<KVVec<u8>> {
         if len > UPCALL_MAX {
             return None;
         }
         let mut bytes = KVVec::with_capacity(len, self.via().flags()).ok()?;
-        self.judge(numbers)?;
         self.taken(self.link.take_many(HEADER_LEN, len, &mut bytes), len)?;
         Some(bytes)
-    }
-
-    /// What makes no sense, or came before, is the listener's to see to: it finds the same.
-    fn judge(&self, numbers: frame::Numbers) -> Option<()> {
-        let is_next = self.conn.session()?.receive(numbers).ok()?;
-        is_next.then_some(())
     }
 
     fn taken(&self, result: Result, len: usize) -> Option<()> {

@@ -5,9 +5,9 @@
 use crate::config::NodeId;
 use crate::conn::frame::{
     Outcome,
-    Received,
-    FEW, //
+    Received, //
 };
+use crate::sys::lend::Desk;
 use crate::sys::lock::{
     new_spinlock_bh,
     SpinLockBh, //
@@ -21,6 +21,7 @@ use kernel::rbtree::{
     RBTree,
     RBTreeNodeReservation, //
 };
+use kernel::static_lock_class;
 use kernel::sync::Arc;
 
 /// What a reply says, apart from its bytes.
@@ -46,33 +47,31 @@ enum State {
 
 struct Answer {
     state: State,
+    /// How many bytes of the reply are in the caller's buffer.
     len: usize,
-    /// The bytes of the reply, few of them in place.
-    few: [u8; FEW],
+    /// Or all of them, which came in memory of their own.
     many: KVVec<u8>,
 }
 
 #[pin_data]
 struct Waiter {
+    /// The caller lends the buffer for its reply.
     #[pin]
-    answer: SpinLockBh<Answer>,
+    answer: Desk<Answer>,
     #[pin]
     done: OneShot,
 }
 
 impl Waiter {
     fn new() -> Result<Arc<Self>> {
+        let answer = Answer {
+            state: State::Waiting,
+            len: 0,
+            many: KVVec::new(),
+        };
         Arc::pin_init(
             pin_init!(Self {
-                answer <- new_spinlock_bh!(
-                    Answer {
-                        state: State::Waiting,
-                        len: 0,
-                        few: [0; FEW],
-                        many: KVVec::new(),
-                    },
-                    "Waiter::answer"
-                ),
+                answer <- Desk::new(answer, c"Waiter::answer", static_lock_class!()),
                 done <- OneShot::new(),
             }),
             GFP_KERNEL,
@@ -81,31 +80,93 @@ impl Waiter {
 
     /// Makes it as good as new. Nobody else has a reference.
     fn rearm(&self) {
-        let mut answer = self.answer.lock();
-        answer.state = State::Waiting;
-        let many = core::mem::replace(&mut answer.many, KVVec::new());
-        drop(answer);
+        let many = self.answer.with(|answer, _| {
+            answer.state = State::Waiting;
+            answer.len = 0;
+            core::mem::replace(&mut answer.many, KVVec::new())
+        });
         drop(many);
         self.done.rearm();
     }
 
     /// Ends the wait, unless it has ended. Any context.
     fn complete(&self, result: Result<Reply>, bytes: Received<'_>) {
-        let mut answer = self.answer.lock();
-        if !matches!(answer.state, State::Waiting) {
-            return;
+        let completed = self.answer.with(|answer, buf| {
+            if !matches!(answer.state, State::Waiting) {
+                return false;
+            }
+            answer.state = match result {
+                Ok(reply) => State::Replied(reply),
+                Err(e) => State::Failed(e),
+            };
+            match bytes {
+                Received::Few(bytes) => {
+                    let (buf, bytes) = both(buf.unwrap_or(&mut []), bytes);
+                    buf.copy_from_slice(bytes);
+                    answer.len = bytes.len();
+                }
+                Received::Many(bytes) => answer.many = bytes,
+            }
+            true
+        });
+        if completed {
+            self.done.fire();
         }
-        answer.state = match result {
-            Ok(reply) => State::Replied(reply),
-            Err(e) => State::Failed(e),
-        };
-        answer.len = bytes.len();
-        match bytes {
-            Received::Few(bytes) => answer.few[..bytes.len()].copy_from_slice(bytes),
-            Received::Many(bytes) => answer.many = bytes,
+    }
+
+    /// Ends the wait, unless it has ended, with a reply of `len` bytes, which `copy` copies. Returns
+    /// whether it has, and nothing if that failed. Any context.
+    fn fill(
+        &self,
+        reply: Reply,
+        len: usize,
+        copy: impl FnOnce(&mut [u8]) -> Option<()>,
+    ) -> Option<bool> {
+        self.answer.with(|answer, buf| {
+            if !matches!(answer.state, State::Waiting) {
+                return Some(false);
+            }
+            let buf = buf.unwrap_or(&mut []);
+            let n = len.min(buf.len());
+            copy(&mut buf[..n])?;
+            answer.len = n;
+            answer.state = State::Replied(reply);
+            Some(true)
+        })
+    }
+
+    /// Nobody waits any more. Returns what has come, or else `error`.
+    fn take(&self, error: Error) -> Result<(Reply, usize, KVVec<u8>)> {
+        self.answer.with(|answer, _| match answer.state {
+            State::Waiting => {
+                // What comes from now on comes too late.
+                answer.state = State::Failed(error);
+                Err(error)
+            }
+            State::Failed(e) => Err(e),
+            State::Replied(reply) => {
+                let many = core::mem::replace(&mut answer.many, KVVec::new());
+                Ok((reply, answer.len, many))
+            }
+        })
+    }
+}
+
+/// The start of either, as long as the shorter.
+fn both<'a, 'b>(to: &'a mut [u8], from: &'b [u8]) -> (&'a mut [u8], &'b [u8]) {
+    let n = to.len().min(from.len());
+    (&mut to[..n], &from[..n])
+}
+
+/// A call that has got its reply, and whose caller has yet to be woken.
+pub(crate) struct Answered(Option<Arc<Waiter>>);
+
+impl Answered {
+    /// Wakes him. Any context.
+    pub(crate) fn wake(self) {
+        if let Some(waiter) = self.0 {
+            waiter.done.fire();
         }
-        drop(answer);
-        self.done.fire();
     }
 }
 
@@ -193,15 +254,36 @@ impl Calls {
         })
     }
 
-    /// A reply has come in from `source`. One that nobody waits for any more is dropped. Any context.
-    pub(crate) fn complete(&self, source: NodeId, id: u64, reply: Reply, bytes: Received<'_>) {
+    /// Who waits for the reply to a call to `source`.
+    fn find(&self, source: NodeId, id: u64) -> Option<Arc<Waiter>> {
         let table = self.table.lock();
         let found = table.waiting.get(&id).filter(|entry| entry.dst == source);
-        let waiter = found.map(|entry| entry.waiter.clone());
-        drop(table);
-        if let Some(waiter) = waiter {
+        found.map(|entry| entry.waiter.clone())
+    }
+
+    /// A reply has come in from `source`. One that nobody waits for any more is dropped. Any context.
+    pub(crate) fn complete(&self, source: NodeId, id: u64, reply: Reply, bytes: Received<'_>) {
+        if let Some(waiter) = self.find(source, id) {
             waiter.complete(Ok(reply), bytes);
         }
+    }
+
+    /// The same for one of `len` bytes, whose first ones `copy` copies straight to where the caller wants
+    /// them; it must not sleep. Nothing has been done if it fails. Any context.
+    pub(crate) fn complete_with(
+        &self,
+        source: NodeId,
+        id: u64,
+        reply: Reply,
+        len: usize,
+        copy: impl FnOnce(&mut [u8]) -> Option<()>,
+    ) -> Option<Answered> {
+        let waiter = self.find(source, id);
+        let waits = match &waiter {
+            Some(waiter) => waiter.fill(reply, len, copy)?,
+            None => false,
+        };
+        Some(Answered(waiter.filter(|_| waits)))
     }
 
     /// The first call from this one on, if it is to `dst` who waits for it.
@@ -272,31 +354,25 @@ impl Pending<'_> {
         self.id
     }
 
-    /// Waits for the reply, and puts it in `buf`, cut off where that ends. Returns what it says, and how
-    /// many bytes were put there.
-    pub(crate) fn wait(self, timeout: Timeout, buf: &mut [u8]) -> Result<(Reply, usize)> {
+    /// Makes the call, by `place`, which returns how long to wait; and waits for the reply, and has it put
+    /// in `buf`, cut off where that ends. Returns what it says, and how many bytes were put there.
+    #[inline(always)]
+    pub(crate) fn make(
+        self,
+        buf: &mut [u8],
+        place: impl FnOnce() -> Result<Timeout>,
+    ) -> Result<(Reply, usize)> {
         let waiter = self.waiter.as_ref().ok_or(EIO)?;
-        let waited = waiter.done.wait(timeout);
-        let mut answer = waiter.answer.lock();
-        let reply = match answer.state {
-            // What comes from now on comes too late.
-            State::Waiting => {
-                answer.state = State::Failed(EIO);
-                drop(answer);
-                return Err(waited.err().unwrap_or(EIO));
-            }
-            State::Failed(e) => return Err(e),
-            State::Replied(reply) => reply,
-        };
-        let len = answer.len.min(buf.len());
-        if let Some(few) = answer.few.get(..len).filter(|_| answer.many.is_empty()) {
-            buf[..len].copy_from_slice(few);
-        } else {
-            let many = core::mem::replace(&mut answer.many, KVVec::new());
-            drop(answer);
-            buf[..len].copy_from_slice(&many[..len]);
+        let (reply, len, many) = waiter.answer.lend(buf, || {
+            let waited = waiter.done.wait(place()?);
+            waiter.take(waited.err().unwrap_or(EIO))
+        })?;
+        if many.is_empty() {
+            return Ok((reply, len));
         }
-        Ok((reply, len))
+        let (buf, bytes) = both(buf, &many);
+        buf.copy_from_slice(bytes);
+        Ok((reply, bytes.len()))
     }
 }
 

@@ -276,6 +276,47 @@ bool kccm_upcall_empty(const struct sock *sk)
 	return skb_queue_empty(&sk->sk_receive_queue);
 }
 
+/*
+ * Copy @len bytes that come after @skip others to @buf, without taking any; they
+ * must be there.
+ */
+int kccm_upcall_copy(struct sock *sk, unsigned int skip, void *buf,
+		     unsigned int len)
+{
+	u32 seq = tcp_sk(sk)->copied_seq + skip;
+	struct sk_buff *skb;
+
+	skb_queue_walk(&sk->sk_receive_queue, skb) {
+		u32 offset = seq - TCP_SKB_CB(skb)->seq;
+		unsigned int n;
+		int err;
+
+		if (!len)
+			break;
+		if (offset >= skb->len)
+			continue;
+		n = min(skb->len - offset, len);
+		err = skb_copy_bits(skb, offset, buf, n);
+		if (err)
+			return err;
+		seq += n;
+		buf += n;
+		len -= n;
+	}
+	return len ? -EIO : 0;
+}
+
+/*
+ * Whether @len bytes, counted from the first that is there, may come in before
+ * any is taken: the other side has been allowed to send them.
+ */
+bool kccm_upcall_allowed(const struct sock *sk, unsigned int len)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+
+	return tp->rcv_wup + tp->rcv_wnd - tp->copied_seq >= len;
+}
+
 struct taking {
 	unsigned int skip;
 	void *buf;

@@ -10,6 +10,7 @@ pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod keys;
 pub(crate) mod kobject;
+pub(crate) mod lend;
 pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod net;

@@ -555,6 +555,26 @@ impl Upcalled<'_> {
         unsafe { helpers::kccm_upcall_empty(self.0) }
     }
 
+    /// Copies what has come in behind the first `skip` bytes to `to`, and leaves it there. As many must be
+    /// there.
+    pub(crate) fn copy(&self, skip: usize, to: &mut [u8]) -> Result {
+        // SAFETY: The socket is in its upcall; `to` is ours to write.
+        to_result(unsafe {
+            helpers::kccm_upcall_copy(
+                self.0,
+                skip as c_uint,
+                to.as_mut_ptr().cast(),
+                to.len() as c_uint,
+            )
+        })
+    }
+
+    /// Whether so many bytes, with those that are there, may come in before any is taken.
+    pub(crate) fn allows(&self, len: usize) -> bool {
+        // SAFETY: The socket is in its upcall.
+        unsafe { helpers::kccm_upcall_allowed(self.0, len as c_uint) }
+    }
+
     /// Takes what has come in: throws `skip` bytes away and puts those that follow in `to`. As many must
     /// be there. On an error the stream is of no more use.
     pub(crate) fn take(&self, skip: usize, to: &mut [u8]) -> Result {

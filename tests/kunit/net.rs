@@ -692,6 +692,14 @@ impl Within for GatedWithin<'_> {
         self.link.is_empty()
     }
 
+    fn copy(&self, skip: usize, to: &mut [u8]) -> Result {
+        self.link.copy(skip, to)
+    }
+
+    fn allows(&self, len: usize) -> bool {
+        self.link.allows(len)
+    }
+
     fn take(&self, skip: usize, to: &mut [u8]) -> Result {
         self.link.take(skip, to)
     }
