@@ -207,11 +207,11 @@ pub(crate) enum Room {
 
 impl Room {
     /// For so many bytes.
-    pub(crate) fn new(len: usize, via: Via<'_>) -> Result<Self> {
+    pub(crate) fn new(len: usize, session: &Session, via: Via<'_>) -> Result<Self> {
         Ok(if len <= FEW {
             Room::Few(len)
         } else {
-            Room::Many(Store::zeroed(len, via)?)
+            Room::Many(session.room(len, via)?)
         })
     }
 }
@@ -220,7 +220,7 @@ impl Room {
 /// context.
 pub(crate) fn run(mut call: Incoming, running: Running, watch: Option<&Node>) {
     let args = core::mem::replace(&mut call.args, KVVec::new());
-    match Room::new(call.reply_max(), Via::Thread) {
+    match Room::new(call.reply_max(), &call.session, Via::Thread) {
         Ok(room) => run_in(call, &args, running, room, watch, Via::Thread),
         Err(_) => call.refuse(Outcome::NoMemory),
     }
@@ -313,8 +313,9 @@ impl Node {
     /// Makes an asynchronous call. See `kccm_rcall()`.
     pub(crate) fn rcall(&self, dst: NodeId, func: u32, args: &[u8], timeout: Timeout) -> Result {
         let (len, session) = self.check_args(dst, args.len(), 0)?;
-        let call = Outgoing::new(session, Header::Call { func, len }, args)?;
-        self.place_call(dst, call_cost(len, 0), call, Urgency::Soon, timeout)
+        let urgency = Urgency::Soon;
+        let call = Outgoing::new(session, Header::Call { func, len }, args, urgency)?;
+        self.place_call(dst, call_cost(len, 0), call, urgency, timeout)
     }
 
     /// Makes a synchronous call. See `kccm_rcall_sync()`.
@@ -342,7 +343,7 @@ impl Node {
             reply_max,
             len,
         };
-        let outgoing = Outgoing::new(session, header, args)?;
+        let outgoing = Outgoing::new(session, header, args, Urgency::Now)?;
         let cost = call_cost(len, reply_max);
         let (answer, len) = call.make(reply, || {
             self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
@@ -398,11 +399,16 @@ struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     #[inline(always)]
-    fn new(session: Arc<Session>, header: Header, args: &'a [u8]) -> Result<Self> {
+    fn new(
+        session: Arc<Session>,
+        header: Header,
+        args: &'a [u8],
+        urgency: Urgency,
+    ) -> Result<Self> {
         Ok(Self {
+            args: session.payload(args, urgency)?,
             session,
             header,
-            args: Payload::of(args)?,
             frame: Blank::new(GFP_KERNEL)?,
         })
     }

@@ -226,6 +226,9 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         }
         // Nothing else has been sent for a while.
         conn.link().trim();
+        if let Some(session) = conn.session() {
+            session.trim();
+        }
         due = now + interval;
     }
     due.min(dies)

@@ -28,7 +28,6 @@ use crate::conn::peer::{
 use crate::conn::session::Session;
 use crate::conn::tx::{
     Blank,
-    Payload,
     Urgency,
     Via, //
 };
@@ -515,7 +514,7 @@ impl Node {
             .ok()
             .filter(|&len| len <= session.bounds.message)
             .ok_or(EMSGSIZE)?;
-        let bytes = Payload::of(buf)?;
+        let bytes = session.payload(buf, urgency)?;
         let frame = Blank::new(GFP_KERNEL)?;
         let cost = message_cost(len);
         let is_listener = self.queues.is_listener();

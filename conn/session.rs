@@ -33,6 +33,8 @@ use super::tx;
 use super::tx::{
     Drained,
     OutFrame,
+    Payload,
+    Store,
     Tx,
     Urgency,
     Via, //
@@ -103,6 +105,22 @@ impl Session {
     }
 
     // ---- Sending.
+
+    /// [`Tx::payload`].
+    #[inline]
+    pub(crate) fn payload<'a>(&self, bytes: &'a [u8], urgency: Urgency) -> Result<Payload<'a>> {
+        self.tx.payload(bytes, urgency)
+    }
+
+    /// [`Tx::room`].
+    pub(crate) fn room(&self, len: usize, via: Via<'_>) -> Result<Store> {
+        self.tx.room(len, via)
+    }
+
+    /// [`Tx::trim`].
+    pub(crate) fn trim(&self) {
+        self.tx.trim();
+    }
 
     /// Queues a frame and sends as much as there is room for, or leaves it to be sent soon. Returns its
     /// number. Process context, or as `via` says.

@@ -47,7 +47,8 @@ use crate::sys::lock::{
 };
 use crate::sys::pages::{
     Pages,
-    Part, //
+    Part,
+    Spare, //
 };
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::Flags;
@@ -70,9 +71,8 @@ use kernel::sync::{
     UniqueArc, //
 };
 
-/// From this length on a payload is kept in pages of its own, which need not be copied to be sent: less
-/// is copied sooner than pages are counted.
-const PAGES_FROM: usize = 16 << 10;
+/// For how many bytes pages are kept to be used again.
+const SPARE_MAX: usize = 64 << 10;
 
 /// The most bytes of any memory that may be allocated in an upcall at one go: where there is no block
 /// for more, the allocator goes on to virtual memory, which is not to be had there.
@@ -88,8 +88,11 @@ pub(crate) enum Store {
 
 impl Store {
     /// A copy of some bytes. Process context.
-    fn copied(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() >= PAGES_FROM {
+    fn copied(bytes: &[u8], urgency: Urgency, tx: &Tx) -> Result<Self> {
+        if bytes.len() >= urgency.pages_from() {
+            if let Some(Ok(pages)) = tx.spare(bytes.len()).map(|spare| spare.copied(bytes)) {
+                return Ok(Store::Pages(pages));
+            }
             if let Ok(pages) = Pages::copied(bytes, GFP_KERNEL) {
                 return Ok(Store::Pages(pages));
             }
@@ -97,11 +100,15 @@ impl Store {
         Ok(Store::Heap(copied(bytes)?))
     }
 
-    /// So many zero bytes, to be written, for whoever works `via`.
-    pub(crate) fn zeroed(len: usize, via: Via<'_>) -> Result<Self> {
+    /// So many bytes, to be written, for whoever works `via`: zeros, or what the other side has been
+    /// sent before.
+    fn room(len: usize, via: Via<'_>, tx: &Tx) -> Result<Self> {
         let flags = via.flags();
         let in_thread = matches!(via, Via::Thread);
-        if len >= PAGES_FROM || len > UPCALL_MAX && !in_thread {
+        if len >= Urgency::Now.pages_from() || len > UPCALL_MAX && !in_thread {
+            if let Some(Ok(pages)) = tx.spare(len).map(|spare| spare.reused(len)) {
+                return Ok(Store::Pages(pages));
+            }
             match Pages::zeroed(len, flags) {
                 Ok(pages) => return Ok(Store::Pages(pages)),
                 Err(e) if !in_thread => return Err(e),
@@ -118,11 +125,19 @@ impl Store {
         }
     }
 
-    /// The bytes of one that was made by [`Store::zeroed`].
+    /// The bytes of one that was made by [`Tx::room`].
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {
             Store::Heap(bytes) => &mut bytes[..],
             Store::Pages(pages) => pages.as_mut_slice().unwrap_or(&mut []),
+        }
+    }
+
+    /// Its pages, if they are to be used again.
+    fn into_spare(self) -> Option<Spare> {
+        match self {
+            Store::Heap(_) => None,
+            Store::Pages(pages) => pages.into_spare(),
         }
     }
 
@@ -143,17 +158,7 @@ pub(crate) enum Payload<'a> {
     Many(Store),
 }
 
-impl<'a> Payload<'a> {
-    /// Of these bytes, which are copied now if they are many. Process context.
-    #[inline]
-    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self> {
-        Ok(if bytes.len() <= FEW {
-            Payload::Few(bytes)
-        } else {
-            Payload::Many(Store::copied(bytes)?)
-        })
-    }
-
+impl Payload<'_> {
     /// Its length.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -280,14 +285,21 @@ impl OutFrame {
     }
 }
 
-/// Drops frames that have been acknowledged, and gives back the room of all of them at once.
-fn let_go(mut frames: List<OutFrame>) {
+/// Drops frames that have been acknowledged, and gives back the room of all of them at once. Returns
+/// pages of theirs that can be used again.
+fn let_go(mut frames: List<OutFrame>) -> Option<Spare> {
     let mut room: Option<Kept> = None;
+    let mut spare = None;
     while let Some(frame) = frames.pop_front() {
         let Some(mut frame) = Arc::into_unique_or_drop(frame.into_arc()) else {
             continue;
         };
-        let Some(kept) = frame.as_mut().project().kept.take() else {
+        let frame = frame.as_mut().project();
+        if let Store::Pages(_) = frame.many {
+            let many = core::mem::replace(frame.many, Store::Heap(KVVec::new()));
+            spare = many.into_spare().or(spare);
+        }
+        let Some(kept) = frame.kept.take() else {
             continue;
         };
         match &mut room {
@@ -295,6 +307,7 @@ fn let_go(mut frames: List<OutFrame>) {
             None => room = Some(kept),
         }
     }
+    spare
 }
 
 /// What [`Tx::drain`] has come to.
@@ -365,6 +378,18 @@ pub(crate) enum Urgency {
     Now,
     /// It may be sent together with those that follow.
     Soon,
+}
+
+impl Urgency {
+    /// From this length on a payload is kept in pages of its own, which need not be copied to be sent:
+    /// less is copied sooner than pages are counted. What is in pages goes alone, where other frames go
+    /// many at a time.
+    const fn pages_from(self) -> usize {
+        match self {
+            Urgency::Now => 2 << 10,
+            Urgency::Soon => 16 << 10,
+        }
+    }
 }
 
 /// How fast frames follow one another, and what has been left to others because of that.
@@ -676,6 +701,9 @@ pub(crate) struct Tx {
     queue: SpinLockBh<Queue>,
     /// The last acknowledgement: most frames bring no other, and then need no lock.
     acked: Atomic<u64>,
+    /// Pages of the last frame that was acknowledged. What is in them the other side has been sent.
+    #[pin]
+    spare: SpinLockBh<Option<Spare>>,
 }
 
 impl Tx {
@@ -701,7 +729,46 @@ impl Tx {
                 "Tx::queue"
             ),
             acked: Atomic::new(0),
+            spare <- new_spinlock_bh!(None, "Tx::spare"),
         })
+    }
+
+    // ---- Payloads.
+
+    /// A payload of these bytes, which are copied now if they are many. Process context.
+    #[inline]
+    pub(crate) fn payload<'a>(&self, bytes: &'a [u8], urgency: Urgency) -> Result<Payload<'a>> {
+        Ok(if bytes.len() <= FEW {
+            Payload::Few(bytes)
+        } else {
+            Payload::Many(Store::copied(bytes, urgency, self)?)
+        })
+    }
+
+    /// Room for a payload of so many bytes, for whoever works `via`. There are zeros in it, or what the
+    /// other side has been sent before.
+    pub(crate) fn room(&self, len: usize, via: Via<'_>) -> Result<Store> {
+        Store::room(len, via, self)
+    }
+
+    /// Pages with room for so many bytes, if there are any to be used again.
+    fn spare(&self, len: usize) -> Option<Spare> {
+        let mut spare = self.spare.lock();
+        spare.take_if(|spare| spare.capacity() >= len)
+    }
+
+    /// Keeps pages to be used again.
+    fn keep(&self, spare: Spare) {
+        if spare.capacity() <= SPARE_MAX {
+            let old = self.spare.lock().replace(spare);
+            drop(old);
+        }
+    }
+
+    /// Lets go of memory that is not needed while little is sent.
+    pub(crate) fn trim(&self) {
+        let spare = self.spare.lock().take();
+        drop(spare);
     }
 
     // ---- Frames.
@@ -788,7 +855,9 @@ impl Tx {
         let news = acked > self.acked.load(Relaxed);
         self.acked.store(acked, Relaxed);
         drop(queue);
-        let_go(gone);
+        if let Some(spare) = let_go(gone) {
+            self.keep(spare);
+        }
         Ok(news)
     }
 
@@ -1048,7 +1117,7 @@ impl<'a> Sending<'a> {
 
     /// Does what must not be done under the lock.
     fn tidy(&mut self) {
-        let_go(core::mem::replace(&mut self.gone, List::new()));
+        drop(let_go(core::mem::replace(&mut self.gone, List::new())));
         self.past = None;
         if let Some(conn) = self.ended.take() {
             conn.close_link(true);

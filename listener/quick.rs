@@ -233,8 +233,8 @@ impl Upcall<'_> {
         reply_max: u32,
         wanted: Option<Wanted>,
     ) -> Option<()> {
-        let room = Room::new(reply_max as usize, self.via()).ok()?;
         let session = self.conn.session()?.clone();
+        let room = Room::new(reply_max as usize, &session, self.via()).ok()?;
         let cost = call_cost(len, reply_max);
         let charge = self.peer.charge(Lane::Calls, cost).ok()?;
         let len = len as usize;

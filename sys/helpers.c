@@ -415,6 +415,12 @@ void *kccm_block_alloc(unsigned int order, bool wait)
 	return page ? page_address(page) : NULL;
 }
 
+/* Whether anybody else refers to it. */
+bool kccm_block_shared(const void *start)
+{
+	return page_count(virt_to_page(start)) != 1;
+}
+
 void kccm_block_put(const void *start)
 {
 	put_page(virt_to_head_page(start));

@@ -66,6 +66,7 @@ int kccm_upcall_splice(struct sock *sk, const struct kvec *vec, unsigned int n,
 bool kccm_upcall_ended(const struct sock *sk);
 
 void *kccm_block_alloc(unsigned int order, bool wait);
+bool kccm_block_shared(const void *start);
 void kccm_block_put(const void *start);
 
 void kccm_spin_lock_bh(spinlock_t *lock);

@@ -53,6 +53,12 @@ impl Block {
         Err(ENOMEM)
     }
 
+    /// Whether packets refer to it.
+    fn is_shared(&self) -> bool {
+        // SAFETY: By the invariant there is this reference to it.
+        unsafe { helpers::kccm_block_shared(self.start.as_ptr().cast()) }
+    }
+
     /// Copies as many of these bytes as there is room for to the start. Returns how many.
     fn fill(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.size);
@@ -81,10 +87,11 @@ fn order_of(len: usize) -> u32 {
 ///
 /// # Invariants
 ///
-/// The blocks have `len` bytes in all, at least, and those have been written.
+/// The blocks have `written` bytes in all, at least, and those have been written; `len` is not more.
 pub(crate) struct Pages {
     blocks: KVec<Block>,
     len: usize,
+    written: usize,
 }
 
 impl Pages {
@@ -98,7 +105,11 @@ impl Pages {
             blocks.push(block, flags)?;
         }
         // INVARIANT: All have been written.
-        Ok(Self { blocks, len })
+        Ok(Self {
+            blocks,
+            len,
+            written: len,
+        })
     }
 
     /// So many zero bytes, one after the other in memory.
@@ -109,7 +120,22 @@ impl Pages {
         let mut blocks = KVec::new();
         blocks.push(block, flags)?;
         // INVARIANT: All have been written.
-        Ok(Self { blocks, len })
+        Ok(Self {
+            blocks,
+            len,
+            written: len,
+        })
+    }
+
+    /// For how many bytes there is room.
+    fn capacity(&self) -> usize {
+        self.blocks.iter().map(|block| block.size).sum()
+    }
+
+    /// To be used again, unless packets still refer to them.
+    pub(crate) fn into_spare(self) -> Option<Spare> {
+        let shared = self.blocks.iter().any(Block::is_shared);
+        (!shared).then_some(Spare(self))
     }
 
     /// How many bytes there are.
@@ -117,9 +143,11 @@ impl Pages {
         self.len
     }
 
-    /// Only the first `len` of them.
+    /// Only the first `len` of them; the others are as if they had never been written.
     pub(crate) fn truncate(&mut self, len: usize) {
+        // INVARIANT: They do not become more.
         self.len = self.len.min(len);
+        self.written = self.len;
     }
 
     /// The bytes, if they are one after the other in memory.
@@ -147,6 +175,55 @@ impl Pages {
                 core::slice::from_raw_parts(block.start.as_ptr().add(from), to - from)
             }))
         })
+    }
+}
+
+/// Pages that nobody else refers to, with the bytes that were sent in them last.
+pub(crate) struct Spare(Pages);
+
+impl Spare {
+    /// For how many bytes there is room.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// A copy of some bytes. Gives this back if there is not enough room.
+    pub(crate) fn copied(mut self, bytes: &[u8]) -> Result<Pages, Self> {
+        if self.capacity() < bytes.len() {
+            return Err(self);
+        }
+        let mut rest = bytes;
+        for block in &mut self.0.blocks {
+            rest = &rest[block.fill(rest)..];
+        }
+        // INVARIANT: There was room for all, and all have been written.
+        (self.0.len, self.0.written) = (bytes.len(), bytes.len());
+        Ok(self.0)
+    }
+
+    /// So many bytes, one after the other in memory: what was sent in them before, and zeros. Gives this
+    /// back if there is not enough room.
+    pub(crate) fn reused(mut self, len: usize) -> Result<Pages, Self> {
+        let pages = &mut self.0;
+        match &pages.blocks[..] {
+            [block] if len <= block.size => {
+                if let Some(fresh) = len.checked_sub(pages.written) {
+                    // SAFETY: The block has at least `len` bytes, and nobody else refers to it.
+                    unsafe {
+                        block
+                            .start
+                            .add(pages.written)
+                            .as_ptr()
+                            .write_bytes(0, fresh)
+                    };
+                    pages.written = len;
+                }
+                // INVARIANT: They have been written, now or before.
+                pages.len = len;
+                Ok(self.0)
+            }
+            _ => Err(self),
+        }
     }
 }
 
@@ -209,6 +286,34 @@ mod tests {
             let shown: usize = pages.parts(0).map(|part| part.bytes().len()).sum();
             assert_eq!(shown, len / 2);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn spare_pages_are_used_again() -> Result {
+        let before = bytes(3000)?;
+        let spare = Pages::copied(&before, GFP_KERNEL)?.into_spare();
+        let spare = spare.ok_or(EBUSY)?;
+        assert_eq!(spare.capacity(), PAGE_SIZE);
+        let Err(spare) = spare.reused(PAGE_SIZE + 1) else {
+            return Err(EINVAL);
+        };
+        let mut pages = spare.reused(PAGE_SIZE).map_err(|_| ENOSPC)?;
+        let slice = pages.as_mut_slice().ok_or(EINVAL)?;
+        assert!(slice[..3000] == before[..] && slice[3000..].iter().all(|&byte| byte == 0));
+        slice.fill(7);
+        pages.truncate(10);
+        // What was not sent is not seen again.
+        let spare = pages.into_spare().ok_or(EBUSY)?;
+        let mut pages = spare.reused(20).map_err(|_| ENOSPC)?;
+        let slice = pages.as_mut_slice().ok_or(EINVAL)?;
+        assert!(slice[..10] == [7; 10] && slice[10..] == [0; 10]);
+        let spare = pages.into_spare().ok_or(EBUSY)?;
+        let pages = spare.copied(&before[..100]).map_err(|_| ENOSPC)?;
+        assert!(pages
+            .parts(0)
+            .flat_map(|part| part.bytes())
+            .eq(&before[..100]));
         Ok(())
     }
 }

@@ -3,12 +3,19 @@
 //! What is seen to in the upcall: handlers for softirqs, and replies.
 
 use super::harness::*;
+use super::net::Client;
+use crate::conn::frame::{
+    Header,
+    Outcome,
+    HEADER_LEN, //
+};
 use crate::node::Node;
 use crate::rcall::handlers::{
     Call,
     Class, //
 };
 use crate::sys::context::in_softirq;
+use crate::sys::wait::Timeout;
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -273,6 +280,74 @@ mod tests {
         stop.store(1, Relaxed);
         let found = calls.join()??;
         check!(found[0] > often(300));
+        Ok(())
+    }
+
+    /// A reply goes straight into the buffer of its caller, in however many pieces it comes; what does
+    /// not fit there is lost, and so is what comes when the caller has gone.
+    #[test]
+    fn replies_in_pieces() -> Result {
+        let mut plan = Plan::of(2);
+        plan.ip = own_ip;
+        let mut cluster = Cluster::idle(plan)?;
+        cluster.start(1)?;
+        let node = cluster.node(1)?;
+        let client = Client::join(&cluster, &cluster.stranger(0, 7)?, 1)?;
+        node.wait_up(Some(0), SOON).here()?;
+        let ask = |room: usize, timeout| {
+            let node = node.clone();
+            spawn(move || {
+                let mut reply = KVVec::from_elem(0, room, GFP_KERNEL)?;
+                let success = node.rcall_sync(0, FUNC, &[], &mut reply, timeout);
+                let success = success.map_err(|failure| failure.error)?;
+                reply.truncate(success.len);
+                Ok::<_, Error>(reply)
+            })
+        };
+        let answer = |bytes: &[u8]| {
+            let id = loop {
+                if let Header::CallSync { id, .. } = client.hear_frame()? {
+                    break id;
+                }
+            };
+            let len = bytes.len() as u32;
+            let header = Header::Reply {
+                id,
+                outcome: Outcome::Ran,
+                status: 0,
+                needed: len,
+                len,
+            };
+            let mut said = KVVec::with_capacity(HEADER_LEN + bytes.len(), GFP_KERNEL)?;
+            said.extend_from_slice(&client.frame(header), GFP_KERNEL)?;
+            said.extend_from_slice(bytes, GFP_KERNEL)?;
+            Ok::<_, Error>(said)
+        };
+        for len in [1, 100, 3000, 65_536, 100_000] {
+            let bytes = pattern(len, 1)?;
+            for room in [len, len / 2] {
+                for piece in [HEADER_LEN - 1, HEADER_LEN + 1, HEADER_LEN + len / 2] {
+                    let caller = ask(room, SOON)?;
+                    let said = answer(&bytes)?;
+                    let (first, second) = said.split_at(piece);
+                    client.say(first)?;
+                    pause(2);
+                    client.say(second)?;
+                    let reply = caller.join()??;
+                    check!(reply[..] == bytes[..room]);
+                }
+            }
+        }
+        let bytes = pattern(3000, 2)?;
+        let caller = ask(3000, Timeout::After(20))?;
+        let said = answer(&bytes)?;
+        client.say(&said[..1000])?;
+        check_eq!(caller.join()?.map(|_| ()), Err(ETIMEDOUT));
+        client.say(&said[1000..])?;
+        let caller = ask(3000, SOON)?;
+        client.say(&answer(&bytes)?)?;
+        check!(caller.join()??[..] == bytes[..]);
+        check_eq!(epoch(&node, 0), 1);
         Ok(())
     }
 }
