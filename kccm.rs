@@ -37,13 +37,13 @@
 //!    upcalls of a socket come with it, or with its spin lock, held; they claim `Conn::rx` if it is free
 //!    ([`listener::quick`]), and take the spin locks below.
 //! 4. Spin locks: `Endpoint::queues`, and under it `Waiter::delivery`. The others are leaves:
-//!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Queue::ready`, `Pool::inner`,
-//!    `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody is allowed
-//!    under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which only threads
-//!    take. What is done under one does not grow with what is queued or registered, but for a tree's
-//!    depth. There are two exceptions: who gives up waiting for credit looks for itself among those who
-//!    wait for the same peer; and all receivers with too small a buffer for a message are told of it in
-//!    one go.
+//!    `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Tx::spare`, `Queue::ready`,
+//!    `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody
+//!    is allowed under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which
+//!    only threads take. What is done under one does not grow with what is queued or registered, but for
+//!    a tree's depth. There are three exceptions: who gives up waiting for credit looks for itself among
+//!    those who wait for the same peer; all receivers with too small a buffer for a message are told of
+//!    it in one go; and a reply, of 64 KiB at most, is copied to its caller under `Waiter::answer`.
 //!
 //! Under a spin lock nothing is allocated, nothing freed but a waiter that has been told, and no
 //! handler, subscriber or link called.

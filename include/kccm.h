@@ -194,7 +194,9 @@ enum kccm_class {
  * @func: the number that was called
  * @args: the arguments; valid until the handler returns
  * @args_len: their length in bytes
- * @reply: where to put reply bytes; NULL for an asynchronous call
+ * @reply: where to put reply bytes; NULL for an asynchronous call. What is there
+ *	on entry is nothing that the caller's node may not see, but it need not
+ *	be zero
  * @reply_max: room at @reply in bytes, 0 for an asynchronous call
  * @reply_len: set by the handler: how many bytes it has put at @reply (0 on
  *	entry). More than @reply_max makes the caller's call fail with -EMSGSIZE
@@ -281,7 +283,8 @@ int kccm_rcall(int dst, __u32 func, const void *args, size_t args_len,
  * @func: its number there
  * @args: arguments
  * @args_len: their length, 0 to the smaller of the two nodes' max_rcall
- * @reply: where reply bytes go; may be NULL if @reply_len is NULL or 0
+ * @reply: where reply bytes go, also from softirq context while the call waits;
+ *	may be NULL if @reply_len is NULL or 0
  * @reply_len: in: room at @reply, at most the smaller of the two nodes'
  *	max_rcall; out: length of the reply. NULL: no reply bytes are wanted
  * @status: if not NULL, what the handler returned (0 where it did not run)

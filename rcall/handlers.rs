@@ -47,7 +47,8 @@ pub(crate) struct Call<'a> {
     pub(crate) func: u32,
     /// The arguments.
     pub(crate) args: &'a [u8],
-    /// Where the reply goes; `None` for an asynchronous call.
+    /// Where the reply goes, with zeros or what the caller's node has been sent before; `None` for an
+    /// asynchronous call.
     pub(crate) reply: Option<&'a mut [u8]>,
     /// How long the handler made the reply, or would have.
     pub(crate) reply_len: usize,
