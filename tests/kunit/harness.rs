@@ -80,7 +80,14 @@ pub(super) const SLOWNESS: u64 = if cfg!(CONFIG_KASAN) {
 
 /// So many times, but fewer in a kernel that checks itself.
 pub(super) const fn often(times: u64) -> u64 {
-    times / if cfg!(CONFIG_KASAN) { 20 } else { 1 }
+    times
+        / if cfg!(CONFIG_KASAN) {
+            20
+        } else if cfg!(CONFIG_PROVE_LOCKING) {
+            5
+        } else {
+            1
+        }
 }
 
 /// How long anything may take that is not expected to fail, milliseconds. It ends a test that hangs;
