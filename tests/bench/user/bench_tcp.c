@@ -41,7 +41,7 @@ static void no_delay(int fd)
 		die("TCP_NODELAY");
 }
 
-/* The length of the message with its header, 0 at the end. */
+/* The length of the message with its header, 0 when the caller has gone. */
 static size_t receive_message(struct conn *conn)
 {
 	char *at = (char *)&conn->message;
@@ -49,7 +49,7 @@ static size_t receive_message(struct conn *conn)
 	ssize_t ret;
 
 	ret = recv(conn->fd, at, sizeof(conn->message), 0);
-	if (!ret)
+	if (!ret || (ret < 0 && errno == ECONNRESET))
 		return 0;
 	got = ret;
 	errno = ret < 0 ? errno : 0;
@@ -71,8 +71,11 @@ static void *serve_conn(void *data)
 	while ((len = receive_message(conn))) {
 		busy_wait(conn->message.head.service_us);
 		if (send(conn->fd, &conn->message, len, MSG_NOSIGNAL) !=
-		    (ssize_t)len)
+		    (ssize_t)len) {
+			if (errno == EPIPE || errno == ECONNRESET)
+				break;
 			die("replying");
+		}
 	}
 	close(conn->fd);
 	free(conn);
