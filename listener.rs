@@ -399,6 +399,8 @@ impl Listener<'_> {
                 drop(rx);
                 // What an upcall has left to be done: perhaps to close the link.
                 conn.flush();
+                // What is below may have something to do now.
+                self.node.recovery.by(clock::now());
                 return;
             }
             if let Phase::Open(peer) = &rx.phase {
@@ -432,8 +434,6 @@ impl Listener<'_> {
 
     /// A connection has failed: what follows from that, once.
     fn close(&self, conn: &Arc<Conn>, rx: &mut Rx, error: Error) {
-        // What is below may have something to do now.
-        self.node.recovery.by(clock::now());
         rx.node = None;
         if let Some(held) = rx.held.take() {
             held.cancel();

@@ -197,13 +197,13 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     let now = clock::now();
     let dead_ms = Millis::from(node.limits().dead_ms);
     let interval = interval(dead_ms, peer_dead_ms);
-    if conn.unread() {
-        if now > conn.last_heard() + interval {
-            // It is the listener here that does not get round to it, not the peer that is silent.
-            conn.hear();
-        }
-        // Or an upcall waits for the rest of a frame, for which there may be no room.
+    if conn.awaits() {
+        // There may be no room for what an upcall waits for.
+        conn.set_awaits(false);
         conn.schedule();
+    } else if now > conn.last_heard() + interval && conn.unread() {
+        // It is the listener here that does not get round to it, not the peer that is silent.
+        conn.hear();
     }
     let heard = conn.last_heard();
     let dies = heard + dead_ms;

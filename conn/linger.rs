@@ -26,8 +26,9 @@ const LONGEST: Millis = 1000;
 /// How often they are looked at, milliseconds.
 const LOOK: Millis = 10;
 
-/// How many are kept: whoever makes this node refuse him again and again takes no more memory.
-const MOST: usize = 128;
+/// How many are kept, more than there can be peers: whoever makes this node refuse him again and again
+/// takes no more memory.
+const MOST: usize = 512;
 
 struct Lingerer {
     socket: Arc<HookedSocket>,
@@ -58,7 +59,14 @@ impl Lingering {
             until: clock::now() + LONGEST,
         };
         let mut sockets = self.sockets.lock();
-        if sockets.len() < MOST && sockets.push(entry, GFP_KERNEL).is_ok() {
+        if sockets.len() >= MOST {
+            sweep(&mut sockets);
+        }
+        if sockets.len() >= MOST {
+            // The one that has had the most time.
+            drop(sockets.remove(0));
+        }
+        if sockets.push(entry, GFP_KERNEL).is_ok() {
             socket.shutdown_sending();
         } else {
             socket.shutdown();
@@ -67,13 +75,12 @@ impl Lingering {
 
     /// Lets go of those that need not be kept any longer. Returns when to look again. Process context.
     pub(super) fn tend(&self) -> Millis {
-        let now = clock::now();
         let mut sockets = self.sockets.lock();
-        sockets.retain(|entry| now < entry.until && !entry.socket.is_settled());
+        sweep(&mut sockets);
         if sockets.is_empty() {
             Millis::MAX
         } else {
-            now + LOOK
+            clock::now() + LOOK
         }
     }
 
@@ -83,4 +90,10 @@ impl Lingering {
             fsleep(Delta::from_millis(1));
         }
     }
+}
+
+/// Lets go of those whose peer has everything, or has had the time.
+fn sweep(sockets: &mut KVVec<Lingerer>) {
+    let now = clock::now();
+    sockets.retain(|entry| now < entry.until && !entry.socket.is_settled());
 }

@@ -171,6 +171,8 @@ pub(crate) struct Conn {
     owes: Atomic<bool>,
     /// See [`Conn::spoil`].
     spoilt: Atomic<bool>,
+    /// An upcall waits for the rest of a frame.
+    awaits: Atomic<bool>,
     /// The session that it belongs to. Refers back to it until it is detached.
     session: SetOnce<Arc<Session>>,
     #[pin]
@@ -216,6 +218,7 @@ impl Conn {
                 sent: Atomic::new(clock::now()),
                 owes: Atomic::new(false),
                 spoilt: Atomic::new(false),
+                awaits: Atomic::new(false),
                 session: SetOnce::new(),
                 links <- ListLinks::new(),
                 tracker <- AtomicTracker::new(),
@@ -338,6 +341,16 @@ impl Conn {
     /// Whether that has happened.
     pub(crate) fn is_spoilt(&self) -> bool {
         self.spoilt.load(Relaxed)
+    }
+
+    /// An upcall waits, or not any more, for the rest of a frame, and has left there what came of it.
+    pub(crate) fn set_awaits(&self, awaits: bool) {
+        self.awaits.store(awaits, Relaxed);
+    }
+
+    /// Whether one does.
+    pub(crate) fn awaits(&self) -> bool {
+        self.awaits.load(Relaxed)
     }
 
     /// The session that it belongs to, once its handshake is over.

@@ -152,8 +152,8 @@ impl Within for Upcalled<'_> {
         self.copy(skip, to)
     }
 
-    fn allows(&self, len: usize) -> bool {
-        self.allows(len)
+    fn awaits(&self, len: usize) -> bool {
+        self.awaits(len)
     }
 
     fn take(&self, skip: usize, to: &mut [u8]) -> Result {

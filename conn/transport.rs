@@ -41,8 +41,9 @@ pub(crate) trait Within {
     fn copy(&self, skip: usize, to: &mut [u8]) -> Result;
 
     /// Whether so many bytes, with those that are there, come in before any is taken, if the other side
-    /// sends them. Not for sure: whoever waits for them is to look again after some time.
-    fn allows(&self, len: usize) -> bool;
+    /// sends them; it is let go on with that. Not for sure: whoever waits for them is to look again after
+    /// some time.
+    fn awaits(&self, len: usize) -> bool;
 
     /// Throws `skip` bytes away and takes the next ones to `to`. As many are there. On an error the
     /// stream is of no more use.

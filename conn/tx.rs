@@ -754,7 +754,9 @@ impl Tx {
     /// Pages with room for so many bytes, if there are any to be used again.
     fn spare(&self, len: usize) -> Option<Spare> {
         let mut spare = self.spare.lock();
-        spare.take_if(|spare| spare.capacity() >= len)
+        // Not so much that what is kept would be more than it is counted for.
+        let most = 2 * len.next_multiple_of(PAGE_SIZE);
+        spare.take_if(|spare| (len..=most).contains(&spare.capacity()))
     }
 
     /// Keeps pages to be used again.
@@ -1121,6 +1123,8 @@ impl<'a> Sending<'a> {
         self.past = None;
         if let Some(conn) = self.ended.take() {
             conn.close_link(true);
+            // The listener sees to what follows from that.
+            conn.schedule();
         }
     }
 }

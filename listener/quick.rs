@@ -59,6 +59,9 @@ use kernel::sync::Arc;
 /// How many frames are handled in one upcall, so that it ends.
 const FRAMES: u32 = 64;
 
+/// And how many bytes, but for those of the last one.
+const BYTES: usize = 128 << 10;
+
 /// The longest reply that is waited for and copied in an upcall, bytes.
 const REPLY_MAX: usize = 64 << 10;
 
@@ -88,9 +91,14 @@ pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
         peer,
         node,
     };
+    if conn.awaits() {
+        conn.set_awaits(false);
+    }
+    let mut bytes = 0;
     for _ in 0..FRAMES {
         match upcall.next() {
-            Step::Handled => {}
+            Step::Handled(n) if bytes + n > BYTES => return false,
+            Step::Handled(n) => bytes += n,
             Step::Empty => return !link.ended() && !peer.owes() && !conn.owes(),
             Step::Leave => return false,
         }
@@ -100,8 +108,8 @@ pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
 
 /// What came of looking at the next frame.
 enum Step {
-    /// It has been handled.
-    Handled,
+    /// It has been handled; so many bytes came with it.
+    Handled(usize),
     /// There is none.
     Empty,
     /// It is for the listener.
@@ -144,7 +152,7 @@ impl Upcall<'_> {
             return Step::Leave;
         }
         match self.handle(header, numbers) {
-            Some(()) => Step::Handled,
+            Some(()) => Step::Handled(header.payload_len() as usize),
             None => Step::Leave,
         }
     }
@@ -153,7 +161,8 @@ impl Upcall<'_> {
     fn awaits(&self, header: Header) -> Step {
         let len = header.payload_len() as usize;
         let is_reply = matches!(header, Header::Reply { .. });
-        if is_reply && len <= REPLY_MAX && self.link.allows(HEADER_LEN + len) {
+        if is_reply && len <= REPLY_MAX && self.link.awaits(HEADER_LEN + len) {
+            self.conn.set_awaits(true);
             Step::Empty
         } else {
             Step::Leave
@@ -184,6 +193,9 @@ impl Upcall<'_> {
                     needed,
                 };
                 let len = len as usize;
+                if len > REPLY_MAX {
+                    return None;
+                }
                 let copy = |to: &mut [u8]| self.link.copy(HEADER_LEN, to).ok();
                 let calls = &self.node.calls;
                 let answered = calls.complete_with(self.peer.id, id, reply, len, copy)?;

@@ -91,8 +91,10 @@ impl Waiter {
 
     /// Ends the wait, unless it has ended. Any context.
     fn complete(&self, result: Result<Reply>, bytes: Received<'_>) {
+        let mut late = None;
         let completed = self.answer.with(|answer, buf| {
             if !matches!(answer.state, State::Waiting) {
+                late = Some(bytes);
                 return false;
             }
             answer.state = match result {
@@ -109,6 +111,7 @@ impl Waiter {
             }
             true
         });
+        drop(late);
         if completed {
             self.done.fire();
         }

@@ -307,14 +307,25 @@ int kccm_upcall_copy(struct sock *sk, unsigned int skip, void *buf,
 }
 
 /*
- * Whether @len bytes, counted from the first that is there, may come in before
- * any is taken: the other side has been allowed to send them.
+ * Whether @len bytes, counted from the first that is there, come in before any is
+ * taken: the other side has been allowed to send them, in whole segments, and
+ * there is memory for them.  Then acknowledge what is there as if it had been
+ * taken (tcp_cleanup_rbuf() in net/ipv4/tcp.c): the sender may wait for that.
  */
-bool kccm_upcall_allowed(const struct sock *sk, unsigned int len)
+bool kccm_upcall_await(struct sock *sk, unsigned int len)
 {
+	const struct inet_connection_sock *icsk = inet_csk(sk);
 	const struct tcp_sock *tp = tcp_sk(sk);
+	int rcvbuf = READ_ONCE(sk->sk_rcvbuf);
+	s32 room = tp->rcv_wup + tp->rcv_wnd - tp->copied_seq;
 
-	return tp->rcv_wup + tp->rcv_wnd - tp->copied_seq >= len;
+	if (room < (s32)(len + icsk->icsk_ack.rcv_mss) ||
+	    icsk->icsk_ack.pending & ICSK_ACK_NOMEM ||
+	    atomic_read(&sk->sk_rmem_alloc) > rcvbuf - (rcvbuf >> 3))
+		return false;
+	if (tp->rcv_nxt - tp->rcv_wup > icsk->icsk_ack.rcv_mss)
+		__tcp_send_ack(sk, tp->rcv_nxt, 0);
+	return true;
 }
 
 struct taking {

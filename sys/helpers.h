@@ -56,7 +56,7 @@ unsigned int kccm_upcall_peek(struct sock *sk, void *buf, unsigned int len);
 bool kccm_upcall_empty(const struct sock *sk);
 int kccm_upcall_copy(struct sock *sk, unsigned int skip, void *buf,
 		     unsigned int len);
-bool kccm_upcall_allowed(const struct sock *sk, unsigned int len);
+bool kccm_upcall_await(struct sock *sk, unsigned int len);
 int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
 		     unsigned int len);
 int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,

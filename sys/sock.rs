@@ -569,10 +569,11 @@ impl Upcalled<'_> {
         })
     }
 
-    /// Whether so many bytes, with those that are there, may come in before any is taken.
-    pub(crate) fn allows(&self, len: usize) -> bool {
+    /// Whether so many bytes, with those that are there, come in before any is taken, as far as can be
+    /// told; then those that are there are acknowledged.
+    pub(crate) fn awaits(&self, len: usize) -> bool {
         // SAFETY: The socket is in its upcall.
-        unsafe { helpers::kccm_upcall_allowed(self.0, len as c_uint) }
+        unsafe { helpers::kccm_upcall_await(self.0, len as c_uint) }
     }
 
     /// Takes what has come in: throws `skip` bytes away and puts those that follow in `to`. As many must

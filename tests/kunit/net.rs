@@ -696,8 +696,8 @@ impl Within for GatedWithin<'_> {
         self.link.copy(skip, to)
     }
 
-    fn allows(&self, len: usize) -> bool {
-        self.link.allows(len)
+    fn awaits(&self, len: usize) -> bool {
+        self.link.awaits(len)
     }
 
     fn take(&self, skip: usize, to: &mut [u8]) -> Result {
