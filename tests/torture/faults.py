@@ -135,8 +135,9 @@ class Tormentor:
             threading.Thread(target=self._guard, args=(self._node_lane, lane, duration))
             for lane in lanes.values()
         ]
-        for lane, work in ((self._link_lane, links), (self._key_lane, keys)):
-            threads.append(threading.Thread(target=self._guard, args=(lane, work)))
+        threads.append(threading.Thread(target=self._guard, args=(self._link_lane, links)))
+        arguments = (self._key_lane, keys, duration)
+        threads.append(threading.Thread(target=self._guard, args=arguments))
         for thread in threads:
             thread.start()
         self._sleep_until(duration)
@@ -290,13 +291,15 @@ class Tormentor:
 
     # Keys.
 
-    def _key_lane(self, lane: list[Fault]) -> None:
-        """One new key after the other. A node that is not there just then is told when it is."""
+    def _key_lane(self, lane: list[Fault], duration: float) -> None:
+        """One new key after the other, while there is time. A node that is not there just then is told
+        when it is.
+        """
         for fault in lane:
             self._sleep_until(fault.at)
             if self._abort.is_set():
                 return
-            if not self._settings.signed:
+            if not self._settings.signed or self.elapsed() > duration:
                 self.done.missed[fault.kind] += 1
                 continue
             self._tell(fault)
