@@ -29,7 +29,7 @@ from .units import significant, text, time_text
 matplotlib.rcParams.update(
     {
         "svg.hashsalt": "kccm",
-        "svg.fonttype": "path",
+        "svg.fonttype": "none",
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -305,7 +305,8 @@ def _figure_8(results: Results, env: str) -> Figure:
             va="bottom",
             fontsize=7,
             color="#606060",
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+            # An outline of the letters would be many times as long.
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             zorder=4,
         )
         if us >= 10:
