@@ -221,6 +221,10 @@ impl Link for TcpLink {
         self.socket.trim();
     }
 
+    fn make_room(&self, len: usize) {
+        self.socket.make_room(len);
+    }
+
     fn key(&self) -> Option<u8> {
         self.member.as_ref()?.key()
     }

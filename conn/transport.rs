@@ -100,6 +100,9 @@ pub(crate) trait Link: Send + Sync {
     /// Lets go of memory that is not needed while little is sent.
     fn trim(&self) {}
 
+    /// Makes room for so many bytes, the last that are sent over it.
+    fn make_room(&self, _len: usize) {}
+
     /// The number of the key that is signed with, if the network has keys.
     fn key(&self) -> Option<u8> {
         None

@@ -471,6 +471,8 @@ struct Ending {
     budget: usize,
     /// The last words.
     last: Option<ListArc<OutFrame>>,
+    /// There was no room in the link, and room was made for the rest.
+    roomy: bool,
 }
 
 impl Ending {
@@ -482,6 +484,13 @@ impl Ending {
             return Some(frame);
         }
         self.last.take()
+    }
+
+    /// Whether room is to be made for what has been begun and the last words: once, for the link is not
+    /// waited for.
+    fn wants_room(&mut self) -> bool {
+        self.budget = 0;
+        !core::mem::replace(&mut self.roomy, true)
     }
 }
 
@@ -915,8 +924,8 @@ impl Tx {
     }
 
     /// Sends what waits, as much of it as can have been left to others, and `last` over this connection
-    /// and closes it, unless it has gone already. What there is no room for waits for the next
-    /// connection.
+    /// and closes it, unless it has gone already. Where there is no room, room is made for what has been
+    /// begun and `last`; the rest waits for the next connection.
     pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
         if queue.is_past(conn) {
@@ -933,6 +942,7 @@ impl Tx {
             until: queue.outbox.last(),
             budget: Pace::WORTH,
             last: Some(last),
+            roomy: false,
         });
         drop(queue);
         drop(gone);
@@ -990,6 +1000,8 @@ struct Sending<'a> {
     total: usize,
     /// This caller sends more behind what is in the batch.
     more: bool,
+    /// There is to be room for so much more.
+    room: usize,
     /// What has come of the last attempt, and the frames that it has completed.
     outcome: Result<usize>,
     whole: List<OutFrame>,
@@ -1027,6 +1039,7 @@ impl<'a> Sending<'a> {
             change: queue.change,
             total: 0,
             more: false,
+            room: 0,
             outcome: Ok(0),
             whole: List::new(),
             gone: List::new(),
@@ -1073,6 +1086,14 @@ impl<'a> Sending<'a> {
             {
                 Drained::Yield(conn.clone())
             }
+            (Some(_), Err(e))
+                if e == EAGAIN && queue.ending.as_mut().is_some_and(Ending::wants_room) =>
+            {
+                self.batch.fill(queue, inbox);
+                // The last words, if all places are taken.
+                self.room = self.batch.len() + HEADER_LEN;
+                return None;
+            }
             (Some(_), Err(e)) if e == EAGAIN && !again => Drained::Done,
             (Some(conn), Err(e)) if e != EAGAIN => Drained::Failed(conn.clone(), e),
             (Some(conn), _) => {
@@ -1109,6 +1130,10 @@ impl<'a> Sending<'a> {
         let Some(conn) = &self.conn else {
             return;
         };
+        match core::mem::take(&mut self.room) {
+            0 => {}
+            len => conn.link().make_room(len),
+        }
         self.outcome = self.batch.send(self.via, conn, self.more);
         if let Ok(n) = self.outcome {
             self.total += n;

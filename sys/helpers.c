@@ -160,6 +160,20 @@ void kccm_sock_trim(struct socket *sock)
 		put_page(page);
 }
 
+/* Let @len more bytes wait to be sent than the socket lets as a rule. */
+void kccm_sock_make_room(struct socket *sock, unsigned int len)
+{
+	struct sock *sk = sock->sk;
+
+	len = min(len, 1U << 28);
+	lock_sock(sk);
+	sk->sk_userlocks |= SOCK_SNDBUF_LOCK;
+	/* Each byte counts with its part of the buffer that it is in. */
+	WRITE_ONCE(sk->sk_sndbuf, max(sk->sk_sndbuf, sk->sk_wmem_queued) +
+				  SKB_TRUESIZE(len) + len);
+	release_sock(sk);
+}
+
 void kccm_sock_reset_on_close(struct socket *sock)
 {
 	sock_no_linger(sock->sk);

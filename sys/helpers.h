@@ -42,6 +42,7 @@ void kccm_sock_unhook_child(struct socket *sock,
 
 void kccm_sock_prepare(struct socket *sock);
 void kccm_sock_trim(struct socket *sock);
+void kccm_sock_make_room(struct socket *sock, unsigned int len);
 void kccm_sock_reset_on_close(struct socket *sock);
 int kccm_sock_status(struct socket *sock);
 struct kvec;

@@ -229,6 +229,12 @@ impl Socket {
         unsafe { helpers::kccm_sock_trim(self.0) };
     }
 
+    /// Lets so many more bytes be sent at once than there would be room for.
+    pub(crate) fn make_room(&self, len: usize) {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_make_room(self.0, len as c_uint) };
+    }
+
     /// Ends the connection in this direction.
     pub(crate) fn shutdown_sending(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not

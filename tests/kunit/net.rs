@@ -782,6 +782,10 @@ impl Link for GatedLink {
         self.below.recv(to, most)
     }
 
+    fn make_room(&self, len: usize) {
+        self.below.make_room(len);
+    }
+
     fn unread(&self) -> bool {
         !self.gate.deaf.load(Relaxed) && self.below.unread()
     }

@@ -431,4 +431,41 @@ mod tests {
         }
         Ok(())
     }
+
+    /// So is one that had more to send than TCP has room for.
+    #[test]
+    fn last_words_find_room() -> Result {
+        for len in [1 << 10, 64 << 10] {
+            let mut plan = Plan::gated(2)?;
+            plan.limits.dead_ms = 10 * SOON_MS as u32;
+            let mut cluster = Cluster::new(plan)?;
+            let (node, slow) = cluster.pair()?;
+            let gate = cluster.gate(0)?;
+            let latch = Latch::new()?;
+            let barrier = latch.barrier();
+            register(&slow, LONG, Class::Short, move |_| {
+                barrier.pass();
+                0
+            })?;
+            node.rcall(1, LONG, &[], SOON)?;
+            latch.wait_held(1)?;
+            let message = pattern(len, 1)?;
+            eventually(|| {
+                let sent = node.send(1, TAG, &message, Timeout::NoWait);
+                sent.is_err() || gate.full() > 0
+            })?;
+            check!(gate.full() > 0);
+            let conn = node.peer(1).and_then(|peer| peer.conn()).ok_or(EINVAL)?;
+            let opener: Job<Result> = spawn(move || {
+                let ended = eventually(|| conn.failure().is_some());
+                latch.open();
+                ended
+            })?;
+            drop(node);
+            stop_promptly(&mut cluster, 0)?;
+            opener.join()??;
+            sees_down(&slow, 0)?;
+        }
+        Ok(())
+    }
 }
