@@ -46,6 +46,7 @@ use crate::sys::lock::{
     SpinLockBhGuard, //
 };
 use crate::sys::pages::{
+    Jotter,
     Pages,
     Part,
     Spare, //
@@ -352,7 +353,7 @@ impl Via<'_> {
     fn most(&self) -> usize {
         match self {
             Via::Thread => usize::MAX,
-            Via::Upcall(..) => SMALL_SHARE,
+            Via::Upcall(..) => HEADER_LEN + SMALL_SHARE,
         }
     }
 
@@ -456,6 +457,7 @@ struct Queue {
     /// The connection is to be closed.
     ending: Option<Ending>,
     pace: Pace,
+    headers: Jotter,
     /// Somebody is sending.
     busy: bool,
     /// While somebody was sending, something happened that may let him go on.
@@ -539,12 +541,23 @@ impl Batch {
         }
     }
 
-    /// Sends some of it. `more`: other frames follow at once.
-    fn send(&self, via: Via<'_>, conn: &Conn, more: bool) -> Result<usize> {
+    /// Sends some of it. `more`: other frames follow at once. `headers`: where to put one that goes along
+    /// with pages.
+    fn send(&self, via: Via<'_>, conn: &Conn, more: bool, headers: &mut Jotter) -> Result<usize> {
         let first = self.frames.iter().next();
-        let pages = first.as_ref().and_then(|frame| frame.pages());
-        if let Some(pages) = pages.filter(|_| self.offset >= HEADER_LEN) {
-            return self.send_pages(pages, via, conn, more);
+        let pages = first
+            .as_ref()
+            .and_then(|frame| Some((frame, frame.pages()?)));
+        if let Some((frame, pages)) = pages {
+            if self.offset >= HEADER_LEN {
+                return self.send_pages(Part::default(), pages, via, conn, more);
+            }
+            // Without memory for that it goes ahead of them.
+            if self.offset == 0 {
+                if let Ok(header) = headers.put(&frame.header(), via.flags()) {
+                    return self.send_pages(header, pages, via, conn, more);
+                }
+            }
         }
         if self.count == 1 {
             // Most frames go alone, and need not pay for the others' places.
@@ -554,13 +567,21 @@ impl Batch {
         }
     }
 
-    /// Sends pages of the first frame, whose header has gone.
-    fn send_pages(&self, pages: &Pages, via: Via<'_>, conn: &Conn, more: bool) -> Result<usize> {
+    /// Sends pages of the first frame, behind its header, unless that has gone.
+    fn send_pages(
+        &self,
+        header: Part<'_>,
+        pages: &Pages,
+        via: Via<'_>,
+        conn: &Conn,
+        more: bool,
+    ) -> Result<usize> {
         let mut parts = [Part::default(); MAX_BUFS];
         let (mut n, mut len) = (0, 0);
-        let skip = self.offset - HEADER_LEN;
         let most = via.most();
-        for (to, part) in parts.iter_mut().zip(pages.parts(skip)) {
+        let header = core::iter::once(header).filter(|header| !header.bytes().is_empty());
+        let pages = pages.parts(self.offset.saturating_sub(HEADER_LEN));
+        for (to, part) in parts.iter_mut().zip(Iterator::chain(header, pages)) {
             if len == most {
                 break;
             }
@@ -568,7 +589,7 @@ impl Batch {
             n += 1;
             len += to.bytes().len();
         }
-        let more = more || self.count > 1 || skip + len < pages.len();
+        let more = more || len < self.len();
         via.splice(conn, &parts[..n], more)
     }
 
@@ -581,12 +602,16 @@ impl Batch {
     ) -> Result<usize> {
         let mut frames: [Option<ArcBorrow<'_, OutFrame>>; FRAMES] = [None; FRAMES];
         let mut headers = [[0; HEADER_LEN]; FRAMES];
-        for ((slot, header), frame) in frames.iter_mut().zip(&mut headers).zip(self.frames.iter()) {
-            *header = frame.header();
-            let last = frame.pages().is_some();
-            *slot = Some(frame);
-            if last {
-                more = true;
+        for (i, frame) in self.frames.iter().take(FRAMES).enumerate() {
+            let has_pages = frame.pages().is_some();
+            more |= has_pages;
+            if has_pages && i > 0 {
+                // Its header goes with them.
+                break;
+            }
+            headers[i] = frame.header();
+            frames[i] = Some(frame);
+            if has_pages {
                 break;
             }
         }
@@ -731,6 +756,7 @@ impl Tx {
                     resume: None,
                     ending: None,
                     pace: Pace::new(),
+                    headers: Jotter::new(),
                     busy: false,
                     again: false,
                     over: false,
@@ -779,7 +805,8 @@ impl Tx {
     /// Lets go of memory that is not needed while little is sent.
     pub(crate) fn trim(&self) {
         let spare = self.spare.lock().take();
-        drop(spare);
+        let headers = core::mem::replace(&mut self.queue.lock().headers, Jotter::new());
+        drop((spare, headers));
     }
 
     // ---- Frames.
@@ -1000,6 +1027,7 @@ struct Sending<'a> {
     total: usize,
     /// This caller sends more behind what is in the batch.
     more: bool,
+    headers: Jotter,
     /// There is to be room for so much more.
     room: usize,
     /// What has come of the last attempt, and the frames that it has completed.
@@ -1039,6 +1067,7 @@ impl<'a> Sending<'a> {
             change: queue.change,
             total: 0,
             more: false,
+            headers: core::mem::replace(&mut queue.headers, Jotter::new()),
             room: 0,
             outcome: Ok(0),
             whole: List::new(),
@@ -1111,6 +1140,7 @@ impl<'a> Sending<'a> {
             }
         };
         queue.busy = false;
+        core::mem::swap(&mut queue.headers, &mut self.headers);
         if queue.ending.is_some() && !self.is_upcall() {
             self.ended = queue.detach(&mut self.gone);
         }
@@ -1134,7 +1164,9 @@ impl<'a> Sending<'a> {
             0 => {}
             len => conn.link().make_room(len),
         }
-        self.outcome = self.batch.send(self.via, conn, self.more);
+        self.outcome = self
+            .batch
+            .send(self.via, conn, self.more, &mut self.headers);
         if let Ok(n) = self.outcome {
             self.total += n;
             conn.note_sent();

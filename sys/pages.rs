@@ -227,6 +227,52 @@ impl Spare {
     }
 }
 
+/// A page that few bytes at a time are put in, to be sent along with others without being copied.
+///
+/// # Invariants
+///
+/// Of the block, the bytes behind the first `used` have not been shown to anybody yet.
+pub(crate) struct Jotter {
+    block: Option<Block>,
+    used: usize,
+}
+
+impl Jotter {
+    /// Without a page yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            block: None,
+            used: 0,
+        }
+    }
+
+    /// Puts some bytes in the page, or in a new one if that is full; not more than a page has. Any
+    /// context that `flags` allow.
+    pub(crate) fn put(&mut self, bytes: &[u8], flags: Flags) -> Result<Part<'_>> {
+        let is_full = |block: &Block| self.used + bytes.len() > block.size;
+        if self.block.as_ref().is_none_or(is_full) {
+            // INVARIANT: Nobody knows of any of its bytes.
+            (self.block, self.used) = (Some(Block::new(0, flags)?), 0);
+        }
+        let Some(block) = self
+            .block
+            .as_ref()
+            .filter(|block| bytes.len() <= block.size)
+        else {
+            return Err(EINVAL);
+        };
+        // SAFETY: There is room for them behind `used`, and nobody else knows of that place.
+        let part = unsafe {
+            let place = block.start.as_ptr().add(self.used);
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
+            core::slice::from_raw_parts(place.cast_const(), bytes.len())
+        };
+        // INVARIANT: From now on they are shown.
+        self.used += bytes.len();
+        Ok(Part(part))
+    }
+}
+
 /// Bytes in pages, one after the other in memory.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Part<'a>(&'a [u8]);
@@ -286,6 +332,23 @@ mod tests {
             let shown: usize = pages.parts(0).map(|part| part.bytes().len()).sum();
             assert_eq!(shown, len / 2);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn jottings_stay() -> Result {
+        let mut jotter = Jotter::new();
+        let all = bytes(3 * PAGE_SIZE)?;
+        for some in all.chunks(1000) {
+            let part = jotter.put(some, GFP_KERNEL)?;
+            assert!(part.bytes() == some);
+        }
+        assert!(jotter.put(&all[..PAGE_SIZE + 1], GFP_KERNEL).is_err());
+        let before = jotter.put(&all[..10], GFP_KERNEL)?.bytes().as_ptr();
+        let part = jotter.put(&all[10..20], GFP_KERNEL)?;
+        // They follow one another.
+        assert!(before.wrapping_add(10) == part.bytes().as_ptr());
+        assert!(part.bytes() == &all[10..20]);
         Ok(())
     }
 
