@@ -152,16 +152,16 @@ impl Within for Upcalled<'_> {
         self.copy(skip, to)
     }
 
+    fn copy_many(&self, skip: usize, len: usize, to: &mut KVec<u8>) -> Result {
+        self.copy_many(skip, len, to)
+    }
+
     fn awaits(&self, len: usize) -> bool {
         self.awaits(len)
     }
 
-    fn take(&self, skip: usize, to: &mut [u8]) -> Result {
-        self.take(skip, to)
-    }
-
-    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
-        self.take_many(skip, len, to)
+    fn pass(&self, len: usize) -> Result {
+        self.pass(len)
     }
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {

@@ -40,17 +40,17 @@ pub(crate) trait Within {
     /// Copies the bytes behind the first `skip` to `to`. As many are there, and stay there.
     fn copy(&self, skip: usize, to: &mut [u8]) -> Result;
 
+    /// The same for `len` bytes, to the end of `to`, which has room for them.
+    fn copy_many(&self, skip: usize, len: usize, to: &mut KVec<u8>) -> Result;
+
     /// Whether so many bytes, with those that are there, come in before any is taken, if the other side
     /// sends them; it is let go on with that. Not for sure: whoever waits for them is to look again after
     /// some time.
     fn awaits(&self, len: usize) -> bool;
 
-    /// Throws `skip` bytes away and takes the next ones to `to`. As many are there. On an error the
-    /// stream is of no more use.
-    fn take(&self, skip: usize, to: &mut [u8]) -> Result;
-
-    /// The same, to the end of `to`, which has room for `len` more.
-    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result;
+    /// Takes so many bytes, which are there, and throws them away. On an error the stream is of no more
+    /// use.
+    fn pass(&self, len: usize) -> Result;
 
     /// [`Link::send`].
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize>;

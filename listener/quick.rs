@@ -9,8 +9,8 @@
 //! to it, and all that comes behind:
 //!
 //! - what only a thread can do: messages, other calls, good-byes, what is wrong, closing, granting;
-//! - a frame that is not there whole, or for which there is no memory at this moment; but the rest of a
-//!   reply that is not too long is waited for;
+//! - a frame that is not there whole, or for which there is no memory at this moment; but the rest of one
+//!   that is not too long, and is for here, is waited for;
 //! - everything, while the listener is at this connection itself: what it has begun it goes on with.
 //!
 //! So frames of a connection are handled in their order, by one at a time: whoever has claimed
@@ -37,8 +37,7 @@ use crate::conn::peer::Peer;
 use crate::conn::transport::Within;
 use crate::conn::tx::{
     Blank,
-    Via,
-    UPCALL_MAX, //
+    Via, //
 };
 use crate::conn::{
     Conn,
@@ -62,8 +61,8 @@ const FRAMES: u32 = 64;
 /// And how many bytes, but for those of the last one.
 const BYTES: usize = 128 << 10;
 
-/// The longest reply that is waited for and copied in an upcall, bytes.
-const REPLY_MAX: usize = 64 << 10;
+/// The longest payload that is waited for and copied in an upcall, bytes.
+const PAYLOAD_MAX: usize = 64 << 10;
 
 /// How many frames may be acknowledged by one, which are all let go of there.
 const ACKNOWLEDGED: u64 = 256;
@@ -136,6 +135,9 @@ impl Upcall<'_> {
         let Ok((header, numbers)) = frame::parse(&bytes, self.node.identity.bounds) else {
             return Step::Leave;
         };
+        if header.payload_len() as usize > PAYLOAD_MAX {
+            return Step::Leave;
+        }
         let whole = there >= HEADER_LEN + header.payload_len() as usize;
         // Before anything is allocated for it.
         let easy = self
@@ -157,11 +159,18 @@ impl Upcall<'_> {
         }
     }
 
-    /// What to do with a frame that is not there whole: a reply that will be, is waited for.
+    /// What to do with a frame that is not there whole: one that is handled here when it will be, is
+    /// waited for.
     fn awaits(&self, header: Header) -> Step {
         let len = header.payload_len() as usize;
-        let is_reply = matches!(header, Header::Reply { .. });
-        if is_reply && len <= REPLY_MAX && self.link.awaits(HEADER_LEN + len) {
+        let is_ours = match header {
+            Header::Reply { .. } => true,
+            Header::Call { func, .. } | Header::CallSync { func, .. } => {
+                self.node.handlers.begin_softirq(func, len).is_some()
+            }
+            _ => false,
+        };
+        if is_ours && self.link.awaits(HEADER_LEN + len) {
             self.conn.set_awaits(true);
             Step::Empty
         } else {
@@ -193,9 +202,6 @@ impl Upcall<'_> {
                     needed,
                 };
                 let len = len as usize;
-                if len > REPLY_MAX {
-                    return None;
-                }
                 let copy = |to: &mut [u8]| self.link.copy(HEADER_LEN, to).ok();
                 let calls = &self.node.calls;
                 let answered = calls.complete_with(self.peer.id, id, reply, len, copy)?;
@@ -227,9 +233,9 @@ impl Upcall<'_> {
             Header::Credit { lane, limit } => {
                 // Later grants say all that this one does, so it can be handed over twice.
                 self.peer.granted(lane, limit).ok()?;
-                self.take(&mut [])?;
+                self.pass(0)?;
             }
-            Header::Ping { answer: false } => self.take(&mut [])?,
+            Header::Ping { answer: false } => self.pass(0)?,
             Header::Ping { answer: true } | Header::Message { .. } | Header::Bye(_) => return None,
         }
         Some(())
@@ -247,57 +253,41 @@ impl Upcall<'_> {
     ) -> Option<()> {
         let session = self.conn.session()?.clone();
         let room = Room::new(reply_max as usize, &session, self.via()).ok()?;
-        let cost = call_cost(len, reply_max);
-        let charge = self.peer.charge(Lane::Calls, cost).ok()?;
         let len = len as usize;
         let mut few = [0; FEW];
-        let mut many = KVVec::new();
-        let args = if len <= FEW {
-            let args = &mut few[..len];
-            self.take(args).map(|()| &*args)
+        let mut many = if len > FEW {
+            // Of virtual memory none is to be had here.
+            KVec::with_capacity(len, self.via().flags()).ok()?
         } else {
-            self.take_many(len).map(|bytes| {
-                many = bytes;
-                &many[..]
-            })
+            KVec::new()
         };
-        let Some(args) = args else {
+        let cost = call_cost(len as u32, reply_max);
+        let charge = self.peer.charge(Lane::Calls, cost).ok()?;
+        let copied = if len <= FEW {
+            self.link.copy(HEADER_LEN, &mut few[..len])
+        } else {
+            self.link.copy_many(HEADER_LEN, len, &mut many)
+        };
+        if copied.is_err() {
             charge.cancel();
             return None;
-        };
+        }
+        let args = if len <= FEW { &few[..len] } else { &many[..] };
         self.peer.stats.rx_rcalls.inc();
         let call = Incoming::new(session, func, KVVec::new(), wanted, charge);
         self.delivered(numbers.seq, len);
         rcall::run_in(call, args, running, room, Some(self.node), self.via());
-        Some(())
+        // Only now: TCP acknowledges what has been taken, unless the reply has done so.
+        self.pass(len)
     }
 
     fn via(&self) -> Via<'_> {
         Via::Upcall(self.conn, self.link)
     }
 
-    /// Takes the next frame, with its payload.
-    fn take(&self, to: &mut [u8]) -> Option<()> {
-        self.taken(self.link.take(HEADER_LEN, to), to.len())
-    }
-
-    /// Takes the next frame, whose payload is not needed any more.
+    /// Takes the next frame, with a payload of `len` bytes, which is not needed any more.
     fn pass(&self, len: usize) -> Option<()> {
-        self.taken(self.link.take(HEADER_LEN + len, &mut []), len)
-    }
-
-    /// Takes the next frame, with a payload that is long.
-    fn take_many(&self, len: usize) -> Option<KVVec<u8>> {
-        if len > UPCALL_MAX {
-            return None;
-        }
-        let mut bytes = KVVec::with_capacity(len, self.via().flags()).ok()?;
-        self.taken(self.link.take_many(HEADER_LEN, len, &mut bytes), len)?;
-        Some(bytes)
-    }
-
-    fn taken(&self, result: Result, len: usize) -> Option<()> {
-        if result.is_err() {
+        if self.link.pass(HEADER_LEN + len).is_err() {
             self.conn.spoil();
             return None;
         }

@@ -342,46 +342,25 @@ bool kccm_upcall_await(struct sock *sk, unsigned int len)
 	return true;
 }
 
-struct taking {
-	unsigned int skip;
-	void *buf;
-	unsigned int len;
-	int error;
-};
-
-static int take_some(read_descriptor_t *desc, struct sk_buff *skb,
+static int pass_some(read_descriptor_t *desc, struct sk_buff *skb,
 		     unsigned int offset, size_t len)
 {
-	struct taking *taking = desc->arg.data;
-	unsigned int skip = min_t(size_t, len, taking->skip);
-	unsigned int n = min_t(size_t, len - skip, taking->len);
+	unsigned int n = min(len, desc->count);
 
-	if (n) {
-		taking->error = skb_copy_bits(skb, offset + skip, taking->buf, n);
-		if (taking->error)
-			n = 0;
-	}
-	taking->skip -= skip;
-	taking->buf += n;
-	taking->len -= n;
-	desc->count = !taking->error && taking->skip + taking->len;
-	return skip + n;
+	desc->count -= n;
+	return n;
 }
 
 /*
- * Take @skip bytes, which must be there, and then @len more to @buf.  Returns 0,
- * or an error when the stream cannot be gone on with.
+ * Take @len bytes, which must be there.  Returns 0, or an error when the stream
+ * cannot be gone on with.
  */
-int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
-		     unsigned int len)
+int kccm_upcall_pass(struct sock *sk, unsigned int len)
 {
-	struct taking taking = { .skip = skip, .buf = buf, .len = len };
-	read_descriptor_t desc = { .arg.data = &taking, .count = 1 };
+	read_descriptor_t desc = { .count = len };
 
-	tcp_read_sock(sk, &desc, take_some);
-	if (taking.error)
-		return taking.error;
-	return taking.skip || taking.len ? -EIO : 0;
+	tcp_read_sock(sk, &desc, pass_some);
+	return desc.count ? -EIO : 0;
 }
 
 /* Nothing here may sleep. */

@@ -58,8 +58,7 @@ bool kccm_upcall_empty(const struct sock *sk);
 int kccm_upcall_copy(struct sock *sk, unsigned int skip, void *buf,
 		     unsigned int len);
 bool kccm_upcall_await(struct sock *sk, unsigned int len);
-int kccm_upcall_take(struct sock *sk, unsigned int skip, void *buf,
-		     unsigned int len);
+int kccm_upcall_pass(struct sock *sk, unsigned int len);
 int kccm_upcall_send(struct sock *sk, struct kvec *vec, unsigned int n,
 		     unsigned int len, bool more);
 int kccm_upcall_splice(struct sock *sk, const struct kvec *vec, unsigned int n,

@@ -564,14 +564,30 @@ impl Upcalled<'_> {
     /// Copies what has come in behind the first `skip` bytes to `to`, and leaves it there. As many must be
     /// there.
     pub(crate) fn copy(&self, skip: usize, to: &mut [u8]) -> Result {
-        // SAFETY: The socket is in its upcall; `to` is ours to write.
+        // SAFETY: `to` is ours to write.
+        unsafe { self.copy_to(skip, to.as_mut_ptr(), to.len()) }
+    }
+
+    /// The same with `len` bytes, to the end of `to`, which has room for them.
+    pub(crate) fn copy_many(&self, skip: usize, len: usize, to: &mut KVec<u8>) -> Result {
+        let room = to.spare_capacity_mut();
+        if room.len() < len {
+            return Err(EINVAL);
+        }
+        // SAFETY: There is room for `len` bytes.
+        unsafe { self.copy_to(skip, room.as_mut_ptr().cast(), len) }?;
+        // SAFETY: There was room for so many, and they have been written.
+        unsafe { to.inc_len(len) };
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// `len` bytes at `to` must be ours to write.
+    unsafe fn copy_to(&self, skip: usize, to: *mut u8, len: usize) -> Result {
+        // SAFETY: The socket is in its upcall; for the bytes, by the function's contract.
         to_result(unsafe {
-            helpers::kccm_upcall_copy(
-                self.0,
-                skip as c_uint,
-                to.as_mut_ptr().cast(),
-                to.len() as c_uint,
-            )
+            helpers::kccm_upcall_copy(self.0, skip as c_uint, to.cast(), len as c_uint)
         })
     }
 
@@ -582,38 +598,11 @@ impl Upcalled<'_> {
         unsafe { helpers::kccm_upcall_await(self.0, len as c_uint) }
     }
 
-    /// Takes what has come in: throws `skip` bytes away and puts those that follow in `to`. As many must
-    /// be there. On an error the stream is of no more use.
-    pub(crate) fn take(&self, skip: usize, to: &mut [u8]) -> Result {
-        // SAFETY: The socket is in its upcall; `to` is ours to write.
-        to_result(unsafe {
-            helpers::kccm_upcall_take(
-                self.0,
-                skip as c_uint,
-                to.as_mut_ptr().cast(),
-                to.len() as c_uint,
-            )
-        })
-    }
-
-    /// The same, with `len` bytes, to the end of `to`, which has room for them.
-    pub(crate) fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
-        let room = to.spare_capacity_mut();
-        if room.len() < len {
-            return Err(EINVAL);
-        }
-        // SAFETY: The socket is in its upcall; there is room for `len` bytes.
-        to_result(unsafe {
-            helpers::kccm_upcall_take(
-                self.0,
-                skip as c_uint,
-                room.as_mut_ptr().cast(),
-                len as c_uint,
-            )
-        })?;
-        // SAFETY: There was room for so many, and they have been written.
-        unsafe { to.inc_len(len) };
-        Ok(())
+    /// Takes so many bytes of what has come in, which must be there, and throws them away. On an error the
+    /// stream is of no more use.
+    pub(crate) fn pass(&self, len: usize) -> Result {
+        // SAFETY: The socket is in its upcall.
+        to_result(unsafe { helpers::kccm_upcall_pass(self.0, len as c_uint) })
     }
 
     /// [`Socket::send`], from here.

@@ -696,16 +696,16 @@ impl Within for GatedWithin<'_> {
         self.link.copy(skip, to)
     }
 
+    fn copy_many(&self, skip: usize, len: usize, to: &mut KVec<u8>) -> Result {
+        self.link.copy_many(skip, len, to)
+    }
+
     fn awaits(&self, len: usize) -> bool {
         self.link.awaits(len)
     }
 
-    fn take(&self, skip: usize, to: &mut [u8]) -> Result {
-        self.link.take(skip, to)
-    }
-
-    fn take_many(&self, skip: usize, len: usize, to: &mut KVVec<u8>) -> Result {
-        self.link.take_many(skip, len, to)
+    fn pass(&self, len: usize) -> Result {
+        self.link.pass(len)
     }
 
     fn send(&self, bufs: &[&[u8]], more: bool) -> Result<usize> {

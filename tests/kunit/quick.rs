@@ -220,8 +220,12 @@ mod tests {
             let (from, to) = (from.clone(), to.clone());
             let call_each = move || -> Result {
                 for number in 0..COUNT {
-                    // Some of them so long that the listener has to do it.
-                    let len = if number % 50 == 0 { 20_000 } else { 64 };
+                    let len = match number % 50 {
+                        // So long that the listener has to do it.
+                        0 => 70_000,
+                        25 => 20_000,
+                        _ => 64,
+                    };
                     call_echo(&from, &to, number, len).here()?;
                 }
                 Ok(())
@@ -349,5 +353,50 @@ mod tests {
         check!(caller.join()??[..] == bytes[..]);
         check_eq!(epoch(&node, 0), 1);
         Ok(())
+    }
+
+    /// So are the arguments of a call that is run there: the rest of them is waited for, by nobody.
+    #[test]
+    fn calls_in_pieces() -> Result {
+        let mut plan = Plan::of(2);
+        plan.ip = own_ip;
+        let mut cluster = Cluster::idle(plan)?;
+        cluster.start(1)?;
+        let node = cluster.node(1)?;
+        let client = Client::join(&cluster, &cluster.stranger(0, 7)?, 1)?;
+        node.wait_up(Some(0), SOON).here()?;
+        let runs = register_quick(&node)?;
+        let mut number = 0;
+        for len in [8, 100, 3000, 65_536, 100_000] {
+            let quick = runs.quick.get();
+            let pieces = [HEADER_LEN - 1, HEADER_LEN + 1, HEADER_LEN + len / 2];
+            for piece in pieces {
+                let header = Header::Call {
+                    func: FUNC,
+                    len: len as u32,
+                };
+                let mut said = KVVec::with_capacity(HEADER_LEN + len, GFP_KERNEL)?;
+                said.extend_from_slice(&client.frame(header), GFP_KERNEL)?;
+                said.extend_from_slice(&numbered(number, len)?, GFP_KERNEL)?;
+                let (first, second) = said.split_at(piece);
+                client.say(first)?;
+                pause(2);
+                client.say(second)?;
+                number += 1;
+                eventually(|| runs.all.get() == number)?;
+            }
+            // Part of a header is the listener's, and so is what TCP may not let come in before some
+            // of it has been taken.
+            let expected = match len {
+                ..=3000 => 1..=3,
+                ..=65_536 => 0..=3,
+                _ => 0..=0,
+            };
+            check!(expected.contains(&(runs.quick.get() - quick)));
+        }
+        check_eq!(runs.wrong.get(), 0);
+        check_eq!(runs.exposed.get(), 0);
+        check_eq!(epoch(&node, 0), 1);
+        node.unregister(FUNC)
     }
 }
