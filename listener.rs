@@ -768,7 +768,7 @@ impl Listener<'_> {
                 rx.assembler.pass(len);
                 fate
             } else {
-                match rx.assembler.next(bounds) {
+                match rx.assembler.next(bounds, |len| self.node.buffers.get(len)) {
                     Ok(Some(frame)) => {
                         calls = frame.header.is_call();
                         let payload = Received::Many(frame.payload);

@@ -12,6 +12,7 @@ use crate::config::{
     Member,
     NodeId, //
 };
+use crate::conn::buffers::Buffers;
 use crate::conn::frame::{
     Bounds,
     Bye, //
@@ -115,6 +116,9 @@ pub(crate) struct Node {
     /// Messages that have come in, and who waits for some.
     #[pin]
     pub(crate) endpoint: Endpoint,
+    /// Memory of payloads.
+    #[pin]
+    pub(crate) buffers: Buffers,
     /// Calls that wait for their reply.
     #[pin]
     pub(crate) calls: Calls,
@@ -168,6 +172,7 @@ impl Node {
                 transport,
                 queues,
                 endpoint <- Endpoint::new(),
+                buffers <- Buffers::new(),
                 calls <- Calls::new(),
                 handlers <- Handlers::new(),
                 pool <- Pool::new(limits.max_long_handlers),

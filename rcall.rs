@@ -224,6 +224,9 @@ pub(crate) fn run(mut call: Incoming, running: Running, watch: Option<&Node>) {
         Ok(room) => run_in(call, &args, running, room, watch, Via::Thread),
         Err(_) => call.refuse(Outcome::NoMemory),
     }
+    if let Some(node) = watch {
+        node.buffers.put(args);
+    }
 }
 
 /// Runs a handler on some arguments with `room` for its reply, and replies by `via`.
@@ -345,10 +348,11 @@ impl Node {
         };
         let outgoing = Outgoing::new(session, header, args, Urgency::Now)?;
         let cost = call_cost(len, reply_max);
-        let (answer, len) = call.make(reply, || {
+        let place = || {
             self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
             Ok(timeout.left(started))
-        })?;
+        };
+        let (answer, len) = call.make(reply, place, |bytes| self.buffers.put(bytes))?;
         judge(answer, len)
     }
 

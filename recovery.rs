@@ -152,6 +152,7 @@ pub(crate) fn run(node: &Arc<Node>) {
         }
         deadline = deadline.min(node.expire_pending());
         deadline = deadline.min(node.transport.tend());
+        deadline = deadline.min(node.buffers.tend(now));
     }
 }
 

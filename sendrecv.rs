@@ -546,8 +546,9 @@ impl Node {
         match self.obtain(source, tag, wish, buf, timeout) {
             Ok(Delivery::Message(message)) => {
                 let info = message.info();
-                if let Bytes::Many(bytes) = &message.bytes {
-                    buf[..info.len].copy_from_slice(bytes);
+                if let Bytes::Many(bytes) = message.bytes {
+                    buf[..info.len].copy_from_slice(&bytes);
+                    self.buffers.put(bytes);
                 }
                 Ok(info)
             }

@@ -528,14 +528,18 @@ impl Assembler {
         self.start = (self.start + HEADER_LEN + len).min(self.stage.len());
     }
 
-    /// The next frame, once it is there.
-    pub(crate) fn next(&mut self, bounds: Bounds) -> Result<Option<Frame>, Stop> {
+    /// The next frame, once it is there. `buffer` gives memory for a payload of so many bytes.
+    pub(crate) fn next(
+        &mut self,
+        bounds: Bounds,
+        buffer: impl FnOnce(usize) -> Result<KVVec<u8>>,
+    ) -> Result<Option<Frame>, Stop> {
         if self.current.is_none() {
             let Some((header, numbers)) = self.header(bounds).map_err(Stop::Malformed)? else {
                 return Ok(None);
             };
             let len = header.payload_len() as usize;
-            let payload = KVVec::with_capacity(len, GFP_KERNEL).map_err(|_| Stop::NoMemory)?;
+            let payload = buffer(len).map_err(|_| Stop::NoMemory)?;
             self.start += HEADER_LEN;
             self.current = Some(Partial {
                 header,
@@ -1073,11 +1077,11 @@ pub(crate) mod tests {
         let mut assembler = Assembler::new()?;
         let numbers = Numbers { seq: 5, ack: 77 };
         put(&mut assembler, &message(0).encode(numbers))?;
-        let first = assembler.next(WIDE).map_err(|_| EIO)?;
+        let first = assembler.next(WIDE, buffer).map_err(|_| EIO)?;
         assert_eq!(first.map(|f| f.numbers), Some(numbers));
         let numbers = Numbers { seq: 0, ack: 77 };
         put(&mut assembler, &message(0).encode(numbers))?;
-        let next = assembler.next(WIDE);
+        let next = assembler.next(WIDE, buffer);
         assert!(next.is_err_and(|stop| stop == Stop::Malformed(Malformed::Field)));
         Ok(())
     }
@@ -1159,6 +1163,11 @@ pub(crate) mod tests {
     }
 
     // ---- The assembler.
+
+    /// Memory for their payloads.
+    fn buffer(len: usize) -> Result<KVVec<u8>> {
+        Ok(KVVec::with_capacity(len, GFP_KERNEL)?)
+    }
 
     /// What the assemblers of these tests accept.
     const WIDE: Bounds = Bounds {
@@ -1249,7 +1258,7 @@ pub(crate) mod tests {
                     }));
                 }
             }
-            self.assembler.next(WIDE).map_err(|_| EPROTO)
+            self.assembler.next(WIDE, buffer).map_err(|_| EPROTO)
         }
 
         fn take(&mut self) -> Result {
@@ -1316,7 +1325,10 @@ pub(crate) mod tests {
                 let mut reader = Reader::new(&stream)?;
                 reader.feed(cut)?;
                 // Nor does it however often it is asked for.
-                assert!(reader.assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+                assert!(reader
+                    .assembler
+                    .next(WIDE, buffer)
+                    .is_ok_and(|f| f.is_none()));
                 assert_eq!(reader.taken, 0);
                 reader.finish()?;
             }
@@ -1331,10 +1343,10 @@ pub(crate) mod tests {
         let mut assembler = Assembler::new()?;
         put(&mut assembler, &stream.bytes)?;
         for header in SOME {
-            let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+            let next = assembler.next(WIDE, buffer).map_err(|_| EPROTO)?;
             assert!(next.is_some_and(|frame| frame.header == header));
         }
-        assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+        assert!(assembler.next(WIDE, buffer).is_ok_and(|f| f.is_none()));
         Ok(())
     }
 
@@ -1494,14 +1506,14 @@ pub(crate) mod tests {
             let mut assembler = Assembler::new()?;
             put(&mut assembler, &PING.bytes())?;
             put(&mut assembler, &drawn.bytes()[..HEADER_LEN - 1])?;
-            let next = assembler.next(BOUNDS);
+            let next = assembler.next(BOUNDS, buffer);
             assert!(next.is_ok_and(|f| f.is_some_and(|f| f.header == PING)));
-            assert!(assembler.next(BOUNDS).is_ok_and(|f| f.is_none()));
+            assert!(assembler.next(BOUNDS, buffer).is_ok_and(|f| f.is_none()));
             put(&mut assembler, &drawn.bytes()[HEADER_LEN - 1..])?;
             // A good frame behind it is of no more use.
             put(&mut assembler, &PING.bytes())?;
             for _ in 0..3 {
-                let next = assembler.next(BOUNDS).err();
+                let next = assembler.next(BOUNDS, buffer).err();
                 assert_eq!(next, Some(Stop::Malformed(malformed)));
             }
         }
@@ -1527,10 +1539,10 @@ pub(crate) mod tests {
             }
             assert!(taken == Some(greeting));
             for header in SOME {
-                let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+                let next = assembler.next(WIDE, buffer).map_err(|_| EPROTO)?;
                 assert!(next.is_some_and(|frame| frame.header == header));
             }
-            assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+            assert!(assembler.next(WIDE, buffer).is_ok_and(|f| f.is_none()));
         }
         Ok(())
     }
@@ -1553,7 +1565,10 @@ pub(crate) mod tests {
                 }
                 if !whole || !shown {
                     // One that has begun to be taken is not shown again.
-                    assert_eq!(assembler.next(WIDE).is_ok_and(|f| f.is_some()), whole);
+                    assert_eq!(
+                        assembler.next(WIDE, buffer).is_ok_and(|f| f.is_some()),
+                        whole
+                    );
                     put(&mut assembler, &stream.bytes[cut..])?;
                     assert_eq!(
                         assembler.peek(WIDE).is_some(),
@@ -1589,7 +1604,7 @@ pub(crate) mod tests {
                 assert_eq!(space.most, STAGE - n - 1);
                 assert!(room(&space) >= space.most);
             }
-            assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+            assert!(assembler.next(WIDE, buffer).is_ok_and(|f| f.is_none()));
             let mut missing = header.payload_len() as usize;
             while missing >= STRAIGHT {
                 let space = assembler.space();
@@ -1597,11 +1612,11 @@ pub(crate) mod tests {
                 assert!(room(&space) >= space.most);
                 append(space.to, &[7])?;
                 missing -= 1;
-                assert!(assembler.next(WIDE).is_ok_and(|f| f.is_none()));
+                assert!(assembler.next(WIDE, buffer).is_ok_and(|f| f.is_none()));
             }
             // More than was missing stays for the next frame.
             put(&mut assembler, &[7; STRAIGHT - 1])?;
-            let next = assembler.next(WIDE).map_err(|_| EPROTO)?;
+            let next = assembler.next(WIDE, buffer).map_err(|_| EPROTO)?;
             let len = header.payload_len() as usize;
             assert!(next.is_some_and(|f| f.payload.len() == len && f.payload.capacity() == len));
             assert!(assembler.is_empty());

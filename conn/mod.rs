@@ -18,9 +18,12 @@
 //! | `outbox`    | what a session sends, kept until it is acknowledged (pure)           |
 //! | `inbox`     | what a session has received, and has to acknowledge (pure)           |
 //! | `tx`        | who sends what waits, over which connection                          |
+//! | `linger`    | sockets that are closed as soon as their last words have got there   |
+//! | `buffers`   | memory of long payloads, kept for the next                           |
 //! | this file   | [`Conn`]: one link and its receiving side                            |
 
 pub(crate) mod ao;
+pub(crate) mod buffers;
 pub(crate) mod credit;
 pub(crate) mod frame;
 pub(crate) mod hello;

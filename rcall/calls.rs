@@ -358,12 +358,14 @@ impl Pending<'_> {
     }
 
     /// Makes the call, by `place`, which returns how long to wait; and waits for the reply, and has it put
-    /// in `buf`, cut off where that ends. Returns what it says, and how many bytes were put there.
+    /// in `buf`, cut off where that ends. Returns what it says, and how many bytes were put there. Memory
+    /// that the reply came in goes to `used`.
     #[inline(always)]
     pub(crate) fn make(
         self,
         buf: &mut [u8],
         place: impl FnOnce() -> Result<Timeout>,
+        used: impl FnOnce(KVVec<u8>),
     ) -> Result<(Reply, usize)> {
         let waiter = self.waiter.as_ref().ok_or(EIO)?;
         let (reply, len, many) = waiter.answer.lend(buf, || {
@@ -375,7 +377,9 @@ impl Pending<'_> {
         }
         let (buf, bytes) = both(buf, &many);
         buf.copy_from_slice(bytes);
-        Ok((reply, bytes.len()))
+        let len = bytes.len();
+        used(many);
+        Ok((reply, len))
     }
 }
 

@@ -22,7 +22,10 @@ use crate::conn::frame::{
 use crate::conn::hello::GREETING_LEN;
 use crate::script::Script;
 use kernel::memory;
-use kernel::prelude::GFP_KERNEL;
+use kernel::prelude::{
+    KVVec,
+    GFP_KERNEL, //
+};
 use std::sync::LazyLock;
 
 /// A stream is no longer than this, which is some stages.
@@ -178,7 +181,8 @@ fn take(assembler: &mut Assembler, delivery: &mut Delivery<'_>, right: &mut Refe
         }
         let short = delivery.memory_is_short();
         memory::fail(short);
-        let next = assembler.next(right.bounds);
+        let buffer = |len| Ok(KVVec::with_capacity(len, GFP_KERNEL)?);
+        let next = assembler.next(right.bounds, buffer);
         memory::fail(false);
         match next {
             Ok(Some(frame)) => match right.next() {
