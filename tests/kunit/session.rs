@@ -127,16 +127,19 @@ mod tests {
             jobs.push(receive, GFP_KERNEL)?;
         }
         let caller = zero.clone();
-        let call_each = move || {
-            for expected in 1..=often(400) as i32 {
+        let enough = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let told = enough.clone();
+        let calling = spawn(move || {
+            let mut made = 0;
+            while made < often(400) as i32 || !told.load(Relaxed) {
                 // Once each, and the reply is that of this call.
-                check_eq!(call(&caller, 1, FUNC), Ok(expected));
+                made += 1;
+                check_eq!(call(&caller, 1, FUNC), Ok(made));
             }
-            Ok(())
-        };
-        jobs.push(spawn(call_each)?, GFP_KERNEL)?;
+            Ok::<_, Error>(made)
+        })?;
         let mut breaks = 0;
-        while jobs.iter().any(|job| !job.is_done()) {
+        while !calling.is_done() || jobs.iter().any(|job| !job.is_done()) {
             let (node, other) = if breaks % 2 == 0 {
                 (&zero, &one)
             } else {
@@ -144,13 +147,13 @@ mod tests {
             };
             break_once(node, other)?;
             breaks += 1;
+            enough.store(breaks > 5, Relaxed);
             pause(5);
         }
         for job in jobs {
             job.join()??;
         }
-        check!(breaks > 5);
-        check_eq!(calls.load(Relaxed), often(400) as i32);
+        check_eq!(calls.load(Relaxed), calling.join()??);
         all_acknowledged(&zero, 1)?;
         all_acknowledged(&one, 0)?;
         check!(zero.peer(1).is_some_and(|p| p.stats.reconnects.get() > 5));
