@@ -79,12 +79,7 @@ impl Transport for Tcp {
             socket.bind(&from)?;
         }
         socket.connect(to)?;
-        let link = TcpLink {
-            socket,
-            member,
-            lingering: self.lingering.clone(),
-        };
-        Ok(KBox::new(link, GFP_KERNEL)?)
+        link(socket, member, &self.lingering)
     }
 
     fn guard(&self) -> Option<&dyn Guard> {
@@ -99,6 +94,19 @@ impl Transport for Tcp {
     fn settle(&self) {
         self.lingering.settle();
     }
+}
+
+fn link(
+    socket: Arc<HookedSocket>,
+    member: Option<Member>,
+    lingering: &Arc<Lingering>,
+) -> Result<KBox<dyn Link>> {
+    let link = TcpLink {
+        socket,
+        member,
+        lingering: lingering.clone(),
+    };
+    Ok(KBox::new(link, GFP_KERNEL)?)
 }
 
 fn hooked(socket: Socket) -> Result<Arc<HookedSocket>> {
@@ -255,12 +263,7 @@ impl Port for TcpPort {
         let socket = hooked(accepted.socket)?;
         let guard = |member: &Member| member.guard_accepted(socket.clone());
         let member = self.member.as_ref().map(guard).transpose()?;
-        let link = TcpLink {
-            socket,
-            member,
-            lingering: self.lingering.clone(),
-        };
-        Ok((KBox::new(link, GFP_KERNEL)?, accepted.peer))
+        Ok((link(socket, member, &self.lingering)?, accepted.peer))
     }
 
     fn close(&self) {

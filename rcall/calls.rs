@@ -89,30 +89,37 @@ impl Waiter {
         self.done.rearm();
     }
 
+    /// Ends the wait, unless it has ended, by `body`, which is given the buffer that there is and says
+    /// what has come. Returns whether it has ended it; nothing if `body` failed. Any context.
+    fn end(&self, body: impl FnOnce(&mut Answer, &mut [u8]) -> Option<State>) -> Option<bool> {
+        self.answer.with(|answer, buf| {
+            if !matches!(answer.state, State::Waiting) {
+                return Some(false);
+            }
+            answer.state = body(answer, buf.unwrap_or(&mut []))?;
+            Some(true)
+        })
+    }
+
     /// Ends the wait, unless it has ended. Any context.
     fn complete(&self, result: Result<Reply>, bytes: Received<'_>) {
-        let mut late = None;
-        let completed = self.answer.with(|answer, buf| {
-            if !matches!(answer.state, State::Waiting) {
-                late = Some(bytes);
-                return false;
-            }
-            answer.state = match result {
-                Ok(reply) => State::Replied(reply),
-                Err(e) => State::Failed(e),
-            };
-            match bytes {
+        // What is not wanted any more is dropped without the lock.
+        let mut bytes = Some(bytes);
+        let ended = self.end(|answer, buf| {
+            match bytes.take()? {
                 Received::Few(bytes) => {
-                    let (buf, bytes) = both(buf.unwrap_or(&mut []), bytes);
+                    let (buf, bytes) = both(buf, bytes);
                     buf.copy_from_slice(bytes);
                     answer.len = bytes.len();
                 }
                 Received::Many(bytes) => answer.many = bytes,
             }
-            true
+            Some(match result {
+                Ok(reply) => State::Replied(reply),
+                Err(e) => State::Failed(e),
+            })
         });
-        drop(late);
-        if completed {
+        if ended == Some(true) {
             self.done.fire();
         }
     }
@@ -125,16 +132,11 @@ impl Waiter {
         len: usize,
         copy: impl FnOnce(&mut [u8]) -> Option<()>,
     ) -> Option<bool> {
-        self.answer.with(|answer, buf| {
-            if !matches!(answer.state, State::Waiting) {
-                return Some(false);
-            }
-            let buf = buf.unwrap_or(&mut []);
+        self.end(|answer, buf| {
             let n = len.min(buf.len());
             copy(&mut buf[..n])?;
             answer.len = n;
-            answer.state = State::Replied(reply);
-            Some(true)
+            Some(State::Replied(reply))
         })
     }
 

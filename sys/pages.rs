@@ -187,23 +187,23 @@ impl Spare {
         self.0.capacity()
     }
 
-    /// A copy of some bytes. Gives this back if there is not enough room.
-    pub(crate) fn copied(mut self, bytes: &[u8]) -> Result<Pages, Self> {
-        if self.capacity() < bytes.len() {
-            return Err(self);
-        }
+    /// A copy of some bytes, if there is enough room.
+    pub(crate) fn copied(mut self, bytes: &[u8]) -> Option<Pages> {
         let mut rest = bytes;
         for block in &mut self.0.blocks {
             rest = &rest[block.fill(rest)..];
         }
-        // INVARIANT: There was room for all, and all have been written.
+        if !rest.is_empty() {
+            return None;
+        }
+        // INVARIANT: All have been written.
         (self.0.len, self.0.written) = (bytes.len(), bytes.len());
-        Ok(self.0)
+        Some(self.0)
     }
 
-    /// So many bytes, one after the other in memory: what was sent in them before, and zeros. Gives this
-    /// back if there is not enough room.
-    pub(crate) fn reused(mut self, len: usize) -> Result<Pages, Self> {
+    /// So many bytes, one after the other in memory, if there is enough room: what was sent in them
+    /// before, and zeros.
+    pub(crate) fn reused(mut self, len: usize) -> Option<Pages> {
         let pages = &mut self.0;
         match &pages.blocks[..] {
             [block] if len <= block.size => {
@@ -220,9 +220,9 @@ impl Spare {
                 }
                 // INVARIANT: They have been written, now or before.
                 pages.len = len;
-                Ok(self.0)
+                Some(self.0)
             }
-            _ => Err(self),
+            _ => None,
         }
     }
 }
@@ -355,24 +355,27 @@ mod tests {
     #[test]
     fn spare_pages_are_used_again() -> Result {
         let before = bytes(3000)?;
-        let spare = Pages::copied(&before, GFP_KERNEL)?.into_spare();
-        let spare = spare.ok_or(EBUSY)?;
-        assert_eq!(spare.capacity(), PAGE_SIZE);
-        let Err(spare) = spare.reused(PAGE_SIZE + 1) else {
-            return Err(EINVAL);
+        let spare = || {
+            Pages::copied(&before, GFP_KERNEL)?
+                .into_spare()
+                .ok_or(EBUSY)
         };
-        let mut pages = spare.reused(PAGE_SIZE).map_err(|_| ENOSPC)?;
+        assert!(spare()?.reused(PAGE_SIZE + 1).is_none());
+        assert!(spare()?.copied(&bytes(PAGE_SIZE + 1)?).is_none());
+        let spare = spare()?;
+        assert_eq!(spare.capacity(), PAGE_SIZE);
+        let mut pages = spare.reused(PAGE_SIZE).ok_or(ENOSPC)?;
         let slice = pages.as_mut_slice().ok_or(EINVAL)?;
         assert!(slice[..3000] == before[..] && slice[3000..].iter().all(|&byte| byte == 0));
         slice.fill(7);
         pages.truncate(10);
         // What was not sent is not seen again.
         let spare = pages.into_spare().ok_or(EBUSY)?;
-        let mut pages = spare.reused(20).map_err(|_| ENOSPC)?;
+        let mut pages = spare.reused(20).ok_or(ENOSPC)?;
         let slice = pages.as_mut_slice().ok_or(EINVAL)?;
         assert!(slice[..10] == [7; 10] && slice[10..] == [0; 10]);
         let spare = pages.into_spare().ok_or(EBUSY)?;
-        let pages = spare.copied(&before[..100]).map_err(|_| ENOSPC)?;
+        let pages = spare.copied(&before[..100]).ok_or(ENOSPC)?;
         assert!(pages
             .parts(0)
             .flat_map(|part| part.bytes())
