@@ -229,6 +229,13 @@ impl Node {
         self.stopping.load(Relaxed)
     }
 
+    /// Memory of a payload is not needed any more. Process context.
+    pub(crate) fn recycle(&self, bytes: KVVec<u8>) {
+        if let Some(due) = self.buffers.put(bytes) {
+            self.recovery.by(due);
+        }
+    }
+
     // ---- Connections that come in.
 
     /// Takes a connection that has come in on the port; `None` when there is no more.

@@ -225,7 +225,7 @@ pub(crate) fn run(mut call: Incoming, running: Running, watch: Option<&Node>) {
         Err(_) => call.refuse(Outcome::NoMemory),
     }
     if let Some(node) = watch {
-        node.buffers.put(args);
+        node.recycle(args);
     }
 }
 
@@ -352,7 +352,7 @@ impl Node {
             self.place_call(dst, cost, outgoing, Urgency::Now, timeout)?;
             Ok(timeout.left(started))
         };
-        let (answer, len) = call.make(reply, place, |bytes| self.buffers.put(bytes))?;
+        let (answer, len) = call.make(reply, place, |bytes| self.recycle(bytes))?;
         judge(answer, len)
     }
 

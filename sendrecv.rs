@@ -548,7 +548,7 @@ impl Node {
                 let info = message.info();
                 if let Bytes::Many(bytes) = message.bytes {
                     buf[..info.len].copy_from_slice(&bytes);
-                    self.buffers.put(bytes);
+                    self.recycle(bytes);
                 }
                 Ok(info)
             }

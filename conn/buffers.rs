@@ -47,7 +47,8 @@ impl Buffers {
     pub(crate) fn get(&self, len: usize) -> Result<KVVec<u8>> {
         if KEPT.contains(&len) {
             // Not one of much more: what is in it is charged for by its length.
-            let fits = |kept: &mut Kept| (len..=2 * len).contains(&kept.bytes.capacity());
+            let sizes = len..=len + len / 4;
+            let fits = |kept: &mut Kept| sizes.contains(&kept.bytes.capacity());
             let mut places = self.places.lock();
             let found = places.iter_mut().find_map(|place| place.take_if(fits));
             drop(places);
@@ -59,10 +60,11 @@ impl Buffers {
         Ok(KVVec::with_capacity(len, GFP_KERNEL)?)
     }
 
-    /// Takes one back that is not needed any more. Process context.
-    pub(crate) fn put(&self, bytes: KVVec<u8>) {
+    /// Takes one back that is not needed any more. Returns when to call [`Buffers::tend`] because of
+    /// that, if it is kept. Process context.
+    pub(crate) fn put(&self, bytes: KVVec<u8>) -> Option<Millis> {
         if !KEPT.contains(&bytes.capacity()) {
-            return;
+            return None;
         }
         let until = clock::now() + LONGEST;
         let mut places = self.places.lock();
@@ -73,6 +75,7 @@ impl Buffers {
         let old = place.and_then(|place| place.replace(Kept { bytes, until }));
         drop(places);
         drop(old);
+        Some(until)
     }
 
     /// Lets go of what has not been needed for long. Returns when to do that again. Process context.
@@ -105,7 +108,7 @@ mod tests {
         let mut bytes = buffers.get(LEN)?;
         bytes.extend_with(LEN, 7, GFP_KERNEL)?;
         let place = bytes.as_ptr();
-        buffers.put(bytes);
+        assert!(buffers.put(bytes).is_some_and(|until| until > clock::now()));
         let bytes = buffers.get(LEN - 1000)?;
         assert!(bytes.is_empty() && bytes.capacity() >= LEN);
         assert!(bytes.as_ptr() == place);
@@ -120,7 +123,7 @@ mod tests {
         let bytes = buffers.get(LEN)?;
         let (place, capacity) = (bytes.as_ptr(), bytes.capacity());
         buffers.put(bytes);
-        for len in [capacity + 1, capacity / 2 - 1, 10] {
+        for len in [capacity + 1, capacity / 2, 10] {
             let other = buffers.get(len)?;
             assert!(other.capacity() >= len && other.as_ptr() != place);
         }
@@ -132,8 +135,8 @@ mod tests {
     fn short_and_very_long_ones_are_not_kept() -> Result {
         let buffers = buffers()?;
         for len in [0, 100, 5 << 20] {
-            buffers.put(KVVec::with_capacity(len, GFP_KERNEL)?);
-            assert_eq!(buffers.tend(0), Millis::MAX);
+            let kept = buffers.put(KVVec::with_capacity(len, GFP_KERNEL)?);
+            assert_eq!((kept, buffers.tend(0)), (None, Millis::MAX));
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ use kernel::sync::{
 };
 
 /// For how many bytes pages are kept to be used again.
-const SPARE_MAX: usize = 64 << 10;
+const SPARE_MAX: usize = 1 << 20;
 
 /// The most bytes of any memory that may be allocated in an upcall at one go: where there is no block
 /// for more, the allocator goes on to virtual memory, which is not to be had there.
@@ -91,7 +91,8 @@ impl Store {
     /// A copy of some bytes. Process context.
     fn copied(bytes: &[u8], urgency: Urgency, tx: &Tx) -> Result<Self> {
         if bytes.len() >= urgency.pages_from() {
-            if let Some(Ok(pages)) = tx.spare(bytes.len()).map(|spare| spare.copied(bytes)) {
+            let spare = tx.spare(bytes.len());
+            if let Some(pages) = spare.and_then(|spare| spare.copied(bytes)) {
                 return Ok(Store::Pages(pages));
             }
             if let Ok(pages) = Pages::copied(bytes, GFP_KERNEL) {
@@ -107,7 +108,7 @@ impl Store {
         let flags = via.flags();
         let in_thread = matches!(via, Via::Thread);
         if len >= Urgency::Now.pages_from() || len > UPCALL_MAX && !in_thread {
-            if let Some(Ok(pages)) = tx.spare(len).map(|spare| spare.reused(len)) {
+            if let Some(pages) = tx.spare(len).and_then(|spare| spare.reused(len)) {
                 return Ok(Store::Pages(pages));
             }
             match Pages::zeroed(len, flags) {
@@ -487,13 +488,6 @@ impl Ending {
         }
         self.last.take()
     }
-
-    /// Whether room is to be made for what has been begun and the last words: once, for the link is not
-    /// waited for.
-    fn wants_room(&mut self) -> bool {
-        self.budget = 0;
-        !core::mem::replace(&mut self.roomy, true)
-    }
 }
 
 /// Frames that are being sent, the first of them from `offset` on.
@@ -696,6 +690,32 @@ impl Queue {
             Some(conn) if first => Drained::Yield(conn.clone()),
             _ => Drained::Done,
         }
+    }
+
+    /// There is no room in the link. If its connection ends, room is to be made for the last words: once,
+    /// for the link is not waited for. Then only what has been begun stays in the batch.
+    fn wants_room(&mut self, batch: &mut Batch, gone: &mut List<OutFrame>) -> bool {
+        let Some(ending) = &mut self.ending else {
+            return false;
+        };
+        if core::mem::replace(&mut ending.roomy, true) {
+            return false;
+        }
+        ending.budget = 0;
+        while batch.count > usize::from(batch.offset > 0) {
+            let Some(frame) = batch.frames.pop_back() else {
+                break;
+            };
+            batch.count -= 1;
+            if let Header::Bye(_) = frame.header {
+                ending.last = Some(frame);
+            } else if frame.seq() != 0 {
+                self.outbox.put_back(frame);
+            } else {
+                gone.push_back(frame);
+            }
+        }
+        true
     }
 
     /// There is no connection any more.
@@ -1116,11 +1136,10 @@ impl<'a> Sending<'a> {
                 Drained::Yield(conn.clone())
             }
             (Some(_), Err(e))
-                if e == EAGAIN && queue.ending.as_mut().is_some_and(Ending::wants_room) =>
+                if e == EAGAIN && queue.wants_room(&mut self.batch, &mut self.gone) =>
             {
                 self.batch.fill(queue, inbox);
-                // The last words, if all places are taken.
-                self.room = self.batch.len() + HEADER_LEN;
+                self.room = self.batch.len();
                 return None;
             }
             (Some(_), Err(e)) if e == EAGAIN && !again => Drained::Done,

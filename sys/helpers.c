@@ -160,13 +160,14 @@ void kccm_sock_trim(struct socket *sock)
 		put_page(page);
 }
 
-/* Let @len more bytes wait to be sent than the socket lets as a rule. */
+/* Let @len more bytes, 2^28 at most, wait to be sent than the socket lets as a rule. */
 void kccm_sock_make_room(struct socket *sock, unsigned int len)
 {
 	struct sock *sk = sock->sk;
 
-	len = min(len, 1U << 28);
 	lock_sock(sk);
+	/* However much has not been sent, which net.ipv4.tcp_notsent_lowat bounds. */
+	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, UINT_MAX);
 	sk->sk_userlocks |= SOCK_SNDBUF_LOCK;
 	/* Each byte counts with its part of the buffer that it is in. */
 	WRITE_ONCE(sk->sk_sndbuf, max(sk->sk_sndbuf, sk->sk_wmem_queued) +
@@ -333,7 +334,9 @@ bool kccm_upcall_await(struct sock *sk, unsigned int len)
 	int rcvbuf = READ_ONCE(sk->sk_rcvbuf);
 	s32 room = tp->rcv_wup + tp->rcv_wnd - tp->copied_seq;
 
-	if (room < (s32)(len + icsk->icsk_ack.rcv_mss) ||
+	/* With that, what has been allowed may be taken back. */
+	if (READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_shrink_window) ||
+	    room < (s32)(len + icsk->icsk_ack.rcv_mss) ||
 	    icsk->icsk_ack.pending & ICSK_ACK_NOMEM ||
 	    atomic_read(&sk->sk_rmem_alloc) > rcvbuf - (rcvbuf >> 3))
 		return false;
@@ -369,8 +372,11 @@ static int upcall_sendmsg(struct sock *sk, struct msghdr *msg, unsigned int len)
 	gfp_t allocation = sk->sk_allocation;
 	int ret;
 
+	/* After 16 packets TCP would see to what has come in, which can sleep. */
+	if (!sk_can_gso(sk))
+		iov_iter_truncate(&msg->msg_iter, 15 * tcp_sk(sk)->mss_cache);
 	sk->sk_allocation = GFP_ATOMIC;
-	ret = tcp_sendmsg_locked(sk, msg, len);
+	ret = tcp_sendmsg_locked(sk, msg, min_t(size_t, len, msg_data_left(msg)));
 	sk->sk_allocation = allocation;
 	return ret;
 }

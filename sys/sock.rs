@@ -229,10 +229,10 @@ impl Socket {
         unsafe { helpers::kccm_sock_trim(self.0) };
     }
 
-    /// Lets so many more bytes be sent at once than there would be room for.
+    /// Lets so many more bytes be sent at once than there would be room for, or 256 MiB.
     pub(crate) fn make_room(&self, len: usize) {
         // SAFETY: The socket is valid.
-        unsafe { helpers::kccm_sock_make_room(self.0, len as c_uint) };
+        unsafe { helpers::kccm_sock_make_room(self.0, len.min(1 << 28) as c_uint) };
     }
 
     /// Ends the connection in this direction.
