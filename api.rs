@@ -239,6 +239,33 @@ unsafe extern "C" fn kccm_recv(
 
 /// # Safety
 ///
+/// `buf` must be null or valid for writing, and so must `info`.
+#[no_mangle]
+unsafe extern "C" fn kccm_recv_alloc(
+    src: c_int,
+    tag_: i64,
+    buf: *mut *mut c_void,
+    info: *mut header::kccm_msg_info,
+    timeout_ms: c_long,
+) -> c_int {
+    with_node(|node| {
+        if buf.is_null() {
+            return Err(EINVAL);
+        }
+        let received = node.recv_alloc(source(src)?, tag(tag_)?, timeout(timeout_ms));
+        let (received, bytes) = received?;
+        // It has memory, of which kvfree() is the way to let go.
+        let (start, _, _) = bytes.into_raw_parts();
+        // SAFETY: By this function's contract.
+        unsafe { buf.write(start.cast()) };
+        // SAFETY: By this function's contract.
+        unsafe { tell(info, &received) };
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
 /// `info` must be null or valid for writing.
 #[no_mangle]
 unsafe extern "C" fn kccm_probe(
@@ -534,7 +561,7 @@ const _: () = {
             )*
         };
     }
-    same!(kccm_send kccm_send_sync kccm_recv kccm_probe kccm_register_handler);
+    same!(kccm_send kccm_send_sync kccm_recv kccm_recv_alloc kccm_probe kccm_register_handler);
     same!(kccm_rcall kccm_rcall_sync kccm_members kccm_subscribe);
 
     // Safe to call here, but what C declares never is: both are compared with a type.

@@ -13,6 +13,7 @@
 EXPORT_SYMBOL_GPL(kccm_send);
 EXPORT_SYMBOL_GPL(kccm_send_sync);
 EXPORT_SYMBOL_GPL(kccm_recv);
+EXPORT_SYMBOL_GPL(kccm_recv_alloc);
 EXPORT_SYMBOL_GPL(kccm_probe);
 EXPORT_SYMBOL_GPL(kccm_register_handler);
 EXPORT_SYMBOL_GPL(kccm_unregister_handler);

@@ -547,13 +547,46 @@ impl Node {
             Ok(Delivery::Message(message)) => {
                 let info = message.info();
                 if let Bytes::Many(bytes) = message.bytes {
-                    buf[..info.len].copy_from_slice(&bytes);
+                    if let Some(to) = buf.get_mut(..bytes.len()) {
+                        to.copy_from_slice(&bytes);
+                    }
                     self.recycle(bytes);
                 }
                 Ok(info)
             }
             Ok(Delivery::Info(info)) => Err((EMSGSIZE, Some(info))),
             Ok(Delivery::Failed(e)) | Err(e) => Err((e, None)),
+        }
+    }
+
+    /// Receives a message of any length, in the memory that it has come in. See `kccm_recv_alloc()`.
+    pub(crate) fn recv_alloc(
+        &self,
+        source: Option<NodeId>,
+        tag: Option<u32>,
+        timeout: Timeout,
+    ) -> Result<(Info, KVVec<u8>)> {
+        // A message that has been taken must not be lost for want of memory.
+        let mut copy = KVVec::with_capacity(FEW, GFP_KERNEL)?;
+        let mut few = [0; FEW];
+        let wish = Wish::Receive {
+            capacity: usize::MAX,
+        };
+        match self.obtain(source, tag, wish, &mut few, timeout)? {
+            Delivery::Message(message) => {
+                let info = message.info();
+                let bytes = match message.bytes {
+                    Bytes::Many(bytes) => bytes,
+                    Bytes::Few(len) => {
+                        copy.extend_from_slice(&few[..len], GFP_KERNEL)?;
+                        copy
+                    }
+                };
+                Ok((info, bytes))
+            }
+            Delivery::Failed(e) => Err(e),
+            // There is no message that is too long.
+            Delivery::Info(_) => Err(EIO),
         }
     }
 

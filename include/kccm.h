@@ -143,6 +143,24 @@ int kccm_recv(int src, __s64 tag, void *buf, size_t len,
 	      struct kccm_msg_info *info, long timeout_ms);
 
 /**
+ * kccm_recv_alloc() - receive a message of any length, with its memory
+ * @src: as for kccm_recv()
+ * @tag: as for kccm_recv()
+ * @buf: on success, where the message is; never NULL then
+ * @info: if not NULL, filled in on success, with the length
+ * @timeout_ms: as for kccm_recv()
+ *
+ * As kccm_recv(), but the message is not copied: the memory that it has come in
+ * is the caller's from now on, who frees it with kvfree().  No message is too
+ * long.  The faster way to receive long ones.
+ *
+ * Context: as kccm_recv().
+ * Return: 0, or as kccm_recv() but for -EMSGSIZE.
+ */
+int kccm_recv_alloc(int src, __s64 tag, void **buf, struct kccm_msg_info *info,
+		    long timeout_ms);
+
+/**
  * kccm_probe() - learn about the next message without receiving it
  * @src: as for kccm_recv()
  * @tag: as for kccm_recv()

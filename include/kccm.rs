@@ -17,7 +17,7 @@
 //!
 //! // To node 1, with tag 7. From any node, tag 7, whatever its length.
 //! kccm::send(1, 7, b"hello", kccm::Timeout::Forever)?;
-//! let (info, message) = kccm::recv_vec(kccm::Source::Any, 7, kccm::Timeout::Forever, GFP_KERNEL)?;
+//! let (info, message) = kccm::recv_vec(kccm::Source::Any, 7, kccm::Timeout::Forever)?;
 //!
 //! // Call 42 on node 1.
 //! let mut id = [0; 4];
@@ -41,7 +41,6 @@
 
 use core::ptr;
 use core::slice;
-use kernel::alloc::Flags;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -137,6 +136,13 @@ pub(crate) mod raw {
             tag: i64,
             buf: *mut c_void,
             len: usize,
+            info: *mut kccm_msg_info,
+            timeout_ms: c_long,
+        ) -> c_int;
+        pub(crate) fn kccm_recv_alloc(
+            src: c_int,
+            tag: i64,
+            buf: *mut *mut c_void,
             info: *mut kccm_msg_info,
             timeout_ms: c_long,
         ) -> c_int;
@@ -415,34 +421,35 @@ pub(crate) fn try_recv(
     }
 }
 
-/// Receives a message of whatever length, in memory that is allocated for it as `flags` say;
-/// otherwise as [`recv`].
+/// Receives a message of whatever length, in the memory that it has come in, without copying it: the
+/// faster way to receive long ones. Otherwise as [`recv`].
+///
+/// # Errors
+///
+/// Those of [`recv`], except that no message is too long.
 pub(crate) fn recv_vec(
     source: impl Into<Source>,
     tag: impl Into<Tag>,
     timeout: Timeout,
-    flags: Flags,
 ) -> Result<(Info, KVVec<u8>)> {
-    let (source, tag) = (source.into(), tag.into());
-    let started = Instant::now();
-    loop {
-        let next = match probe(source, tag, timeout.left(started)) {
-            // Time was up after another receiver had been faster.
-            Err(e) if e == EAGAIN && timeout.to_ms() > 0 => return Err(ETIMEDOUT),
-            probed => probed?,
-        };
-        let mut message = KVVec::from_elem(0, next.len, flags)?;
-        match recv(next.source, next.tag, &mut message, Timeout::NoWait) {
-            Ok(info) => {
-                message.truncate(info.len);
-                return Ok((info, message));
-            }
-            // Another receiver was faster: look at what is next now.
-            Err(RecvError::TooLong(_)) => {}
-            Err(RecvError::Other(e)) if e == EAGAIN || e == EHOSTDOWN => {}
-            Err(RecvError::Other(e)) => return Err(e),
-        }
-    }
+    let source = source.into().to_raw()?;
+    let mut start = core::ptr::null_mut();
+    let mut info = raw::kccm_msg_info::default();
+    // SAFETY: Both are valid for a write for the duration of the call, which keeps no pointer to them.
+    to_result(unsafe {
+        raw::kccm_recv_alloc(
+            source,
+            tag.into().to_raw(),
+            &mut start,
+            &mut info,
+            timeout.to_ms(),
+        )
+    })?;
+    let info = Info::from(info);
+    // SAFETY: On success this is memory of at least so many bytes, which have been written; it is now ours,
+    // to be freed as such a vector frees it. That there may be more is of no consequence for that.
+    let message = unsafe { KVVec::from_raw_parts(start.cast(), info.len, info.len.max(1)) };
+    Ok((info, message))
 }
 
 /// Learns of the next message without receiving it; waits for one as [`recv`] does.

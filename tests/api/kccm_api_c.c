@@ -48,6 +48,7 @@ static void hear(void *ctx, u32 node, enum kccm_event event, u64 incarnation)
 static void check_messages(int peer)
 {
 	struct kccm_msg_info info;
+	void *message = NULL;
 	char buf[4] = "";
 	int i;
 
@@ -55,6 +56,8 @@ static void check_messages(int peer)
 		expect(kccm_send(no_nodes[i], TAG, buf, 1, KCCM_NOWAIT), -EINVAL);
 		expect(kccm_recv(no_nodes[i], TAG, buf, 4, &info, KCCM_NOWAIT),
 		       -EINVAL);
+		expect(kccm_recv_alloc(no_nodes[i], TAG, &message, &info,
+				       KCCM_NOWAIT), -EINVAL);
 		expect(kccm_probe(no_nodes[i], TAG, &info, KCCM_NOWAIT), -EINVAL);
 	}
 	expect(kccm_send(KCCM_ANY_NODE, TAG, buf, 1, KCCM_NOWAIT), -EINVAL);
@@ -67,6 +70,12 @@ static void check_messages(int peer)
 	expect(kccm_recv(peer, -2, buf, 4, &info, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_recv(peer, 1LL << 32, buf, 4, &info, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_recv(peer, S64_MIN, buf, 4, &info, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_recv_alloc(peer, -2, &message, &info, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_recv_alloc(peer, TAG, NULL, &info, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_recv_alloc(peer, TAG, &message, NULL, KCCM_NOWAIT), -EAGAIN);
+	expect(kccm_recv_alloc(KCCM_ANY_NODE, TAG, &message, NULL, 10),
+	       -ETIMEDOUT);
+	expect(message == NULL, 1);
 	expect(kccm_probe(peer, -2, &info, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_probe(peer, 1LL << 32, &info, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_recv(peer, TAG, NULL, 4, &info, KCCM_NOWAIT), -EINVAL);

@@ -149,7 +149,7 @@ fn waits(call: &mut Call<'_>) -> Result<u32> {
         kccm::recv(Source::Any, NOTHING, &mut [], Timeout::Millis(1))
             .map_err(Error::from)
             .err(),
-        kccm::recv_vec(source, NOTHING, forever, GFP_KERNEL).err(),
+        kccm::recv_vec(source, NOTHING, forever).err(),
         kccm::probe(source, NOTHING, forever).err(),
         kccm::rcall_sync(source, ECHO, &[], &mut [], forever)
             .map_err(Error::from)
@@ -249,16 +249,13 @@ fn nothing_to_receive(_: &'static ThisModule, peer: u32) -> Result {
     );
     same!(kccm::probe(peer, NOTHING, Timeout::NoWait), Err(EAGAIN));
     same!(kccm::probe(Source::Any, NOTHING, NOT_LONG), Err(ETIMEDOUT));
-    let vec = |timeout| kccm::recv_vec(peer, NOTHING, timeout, GFP_KERNEL).err();
+    let vec = |timeout| kccm::recv_vec(peer, NOTHING, timeout).err();
     same!(vec(Timeout::NoWait), Some(EAGAIN));
     same!(vec(NOT_LONG), Some(ETIMEDOUT));
     for nobody in [NOBODY, u32::MAX] {
         same!(kccm::recv(nobody, Tag::Any, &mut buf, SOON), other(EINVAL));
         same!(kccm::probe(nobody, Tag::Any, SOON), Err(EINVAL));
-        same!(
-            kccm::recv_vec(nobody, Tag::Any, SOON, GFP_KERNEL).err(),
-            Some(EINVAL)
-        );
+        same!(kccm::recv_vec(nobody, Tag::Any, SOON).err(), Some(EINVAL));
     }
     Ok(())
 }
@@ -297,7 +294,7 @@ fn messages(_: &'static ThisModule, peer: u32) -> Result {
     // Of whatever length.
     for len in [100, 0, 1] {
         kccm::rcall(peer, BOUNCE, &bytes[..len], SOON)?;
-        let (got, message) = kccm::recv_vec(peer, BOUNCE, SOON, GFP_KERNEL)?;
+        let (got, message) = kccm::recv_vec(peer, BOUNCE, SOON)?;
         same!(got, Info { len, ..info });
         same!(message[..], bytes[..len]);
     }

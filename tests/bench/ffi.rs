@@ -202,6 +202,26 @@ unsafe extern "C" fn kccm_bench_recv(
 ///
 /// `nodes` must be valid.
 #[no_mangle]
+unsafe extern "C" fn kccm_bench_recv_alloc(
+    nodes: *mut header::kccm_bench_nodes,
+    tag: u32,
+) -> isize {
+    let body = |nodes: &Nodes| {
+        let (info, _bytes) = nodes.node(CALLED.into())?.recv_alloc(
+            Some(CALLER as NodeId),
+            Some(tag),
+            crate::sys::wait::Timeout::Forever,
+        )?;
+        Ok(info.len)
+    };
+    // SAFETY: By this function's contract.
+    unsafe { with(nodes, body) }
+}
+
+/// # Safety
+///
+/// `nodes` must be valid.
+#[no_mangle]
 unsafe extern "C" fn kccm_bench_ran(nodes: *mut header::kccm_bench_nodes) -> u64 {
     // SAFETY: By this function's contract.
     unsafe { &*nodes.cast::<Nodes>() }.ran()
@@ -250,6 +270,7 @@ const _: () = {
         kccm_bench_rcall(Raw, u32, *const c_void, usize) -> c_int;
         kccm_bench_send(Raw, u32, *const c_void, usize) -> c_int;
         kccm_bench_recv(Raw, u32, *mut c_void, usize) -> isize;
+        kccm_bench_recv_alloc(Raw, u32) -> isize;
         kccm_bench_ran(Raw) -> u64;
     }
 };

@@ -49,6 +49,8 @@ int kccm_bench_send(struct kccm_bench_nodes *nodes, u32 tag, const void *buf,
 /* At node 1, from node 0: the length of the message, or an error. */
 ssize_t kccm_bench_recv(struct kccm_bench_nodes *nodes, u32 tag, void *buf,
 			size_t room);
+/* The same in memory of its own, which is freed. */
+ssize_t kccm_bench_recv_alloc(struct kccm_bench_nodes *nodes, u32 tag);
 /* How many asynchronous calls node 1 has run. */
 u64 kccm_bench_ran(struct kccm_bench_nodes *nodes);
 

@@ -65,20 +65,26 @@ static u32 tag_of(const struct bench_line *line)
 	return (line->peer - bench_kccm_peers) * BENCH_MAX_LINES + line->index;
 }
 
+/* The first length at which memory is taken over rather than copied. */
+#define LONG_SIZE SZ_16K
+
 static void kccm_receive(void *data)
 {
 	struct bench_line *line = data;
-	void *buf = kvmalloc(KCCM_BENCH_MAX_SIZE, GFP_KERNEL);
-	ssize_t len = -ENOMEM;
+	char buf[1024];
+	ssize_t len;
 
-	if (buf) {
-		while ((len = kccm_bench_recv(nodes, tag_of(line), buf,
-					      KCCM_BENCH_MAX_SIZE)) > 0)
+	do {
+		if (line->size < LONG_SIZE)
+			len = kccm_bench_recv(nodes, tag_of(line), buf,
+					      sizeof(buf));
+		else
+			len = kccm_bench_recv_alloc(nodes, tag_of(line));
+		if (len > 0)
 			WRITE_ONCE(line->received, line->received + len);
-	}
+	} while (len > 0);
 	if (len < 0)
 		pr_err("kccm: messages cannot be received: %zd\n", len);
-	kvfree(buf);
 }
 
 static int kccm_open(struct bench_line *line)

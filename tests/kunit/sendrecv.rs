@@ -6,6 +6,7 @@ use super::harness::*;
 use super::sys;
 use crate::config::NodeId;
 use crate::conn::credit::message_cost;
+use crate::conn::frame::FEW;
 use crate::node::Node;
 use crate::sendrecv::Info;
 use crate::sys::wait::Timeout;
@@ -240,6 +241,37 @@ mod tests {
         let cluster = Cluster::of(2)?;
         let (from, to) = cluster.pair()?;
         round_trips(&from, &to, &[16 << 20])
+    }
+
+    /// A message of any length comes with its memory, whether it was there or is waited for.
+    #[test]
+    fn received_with_its_memory() -> Result {
+        let cluster = Cluster::of(2)?;
+        let (zero, one) = cluster.pair()?;
+        let none = one.recv_alloc(Some(0), Some(TAG), Timeout::NoWait);
+        check_eq!(none.err(), Some(EAGAIN));
+        for len in [0, 1, FEW, FEW + 1, 4096, 40_000, 300_000] {
+            let bytes = pattern(len, 1)?;
+            for waits in [false, true] {
+                let taking = {
+                    let receiver = one.clone();
+                    move || receiver.recv_alloc(None, Some(TAG), SOON)
+                };
+                let (info, got) = if waits {
+                    let job = spawn(taking)?;
+                    waiting(&one, 0, 1)?;
+                    zero.send(1, TAG, &bytes, SOON)?;
+                    job.join()??
+                } else {
+                    zero.send(1, TAG, &bytes, SOON)?;
+                    waiting(&one, 1, 0)?;
+                    taking()?
+                };
+                check_eq!((info.source, info.tag, info.len), (0, TAG, len));
+                check!(got[..] == bytes[..]);
+            }
+        }
+        Ok(())
     }
 
     #[test]
