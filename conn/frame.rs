@@ -416,7 +416,8 @@ pub(crate) enum Stop {
 ///
 /// The bytes are read where [`Assembler::space`] says: into a small stage, from which many small
 /// frames are taken at once, or, when most of a long payload is missing, straight into that. Either
-/// has memory for what is still to come, which nobody writes before.
+/// has memory for what is still to come, which nobody writes before. Behind a long payload no more than
+/// a header is read into the stage, for often another one follows.
 ///
 /// # Invariants
 ///
@@ -426,6 +427,8 @@ pub(crate) struct Assembler {
     stage: KVVec<u8>,
     start: usize,
     current: Option<Partial>,
+    /// The last frame was long, so the next one may be, too.
+    long: bool,
 }
 
 struct Partial {
@@ -452,12 +455,16 @@ impl Assembler {
     /// Size of the stage: what is read at once while frames are small.
     pub(crate) const STAGE: usize = 8192;
 
+    /// A payload of which as much is missing is read straight to its place, bytes.
+    const STRAIGHT: usize = Self::STAGE / 2;
+
     /// An assembler at the beginning of a stream.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             stage: KVVec::with_capacity(Self::STAGE, GFP_KERNEL)?,
             start: 0,
             current: None,
+            long: false,
         })
     }
 
@@ -473,9 +480,14 @@ impl Assembler {
         }
         let missing = self.current.as_ref().map_or(0, Partial::missing);
         match &mut self.current {
-            Some(current) if self.stage.is_empty() && missing >= Self::STAGE / 2 => Space {
+            Some(current) if self.stage.is_empty() && missing >= Self::STRAIGHT => Space {
                 to: &mut current.payload,
                 most: missing,
+            },
+            // What follows the header goes where it belongs, then, and not to the stage first.
+            None if self.stage.is_empty() && self.long => Space {
+                to: &mut self.stage,
+                most: HEADER_LEN,
             },
             _ => Space {
                 most: Self::STAGE.saturating_sub(self.stage.len()),
@@ -526,6 +538,7 @@ impl Assembler {
     /// Takes the frame that [`Assembler::peek`] has shown, which carries so many bytes.
     pub(crate) fn pass(&mut self, len: usize) {
         self.start = (self.start + HEADER_LEN + len).min(self.stage.len());
+        self.long = false;
     }
 
     /// The next frame, once it is there. `buffer` gives memory for a payload of so many bytes.
@@ -555,6 +568,7 @@ impl Assembler {
             if current.missing() > 0 {
                 return Ok(None);
             }
+            self.long = current.payload.len() >= Self::STRAIGHT;
         }
         Ok(self.current.take().map(|c| Frame {
             header: c.header,
@@ -1177,7 +1191,7 @@ pub(crate) mod tests {
 
     /// Size of the stage, and the least that is read past it.
     const STAGE: usize = Assembler::STAGE;
-    const STRAIGHT: usize = STAGE / 2;
+    const STRAIGHT: usize = Assembler::STRAIGHT;
 
     const fn message(len: usize) -> Header {
         Header::Message {
@@ -1403,6 +1417,21 @@ pub(crate) mod tests {
         reader.feed(HEADER_LEN)?;
         assert_eq!(reader.assembler.space().most, STAGE);
         reader.finish()
+    }
+
+    #[test]
+    fn behind_a_long_payload_a_header_is_read() -> Result {
+        let headers = [message(STRAIGHT), message(3), message(STRAIGHT - 1), PING];
+        let stream = Stream::new(headers)?;
+        let mut reader = Reader::new(&stream)?;
+        reader.feed(stream.frames[0].1)?;
+        for (_, end) in &stream.frames[1..] {
+            let expected = if reader.taken == 1 { HEADER_LEN } else { STAGE };
+            assert_eq!(reader.assembler.space().most, expected);
+            reader.feed(end - reader.fed)?;
+        }
+        assert_eq!(reader.taken, headers.len());
+        Ok(())
     }
 
     #[test]

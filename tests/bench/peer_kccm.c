@@ -75,10 +75,12 @@ static void kccm_receive(void *data)
 	ssize_t len;
 
 	do {
-		if (line->size < LONG_SIZE)
+		len = -EMSGSIZE;
+		if (READ_ONCE(line->size) < LONG_SIZE)
 			len = kccm_bench_recv(nodes, tag_of(line), buf,
 					      sizeof(buf));
-		else
+		/* Or it has become longer while it was waited for. */
+		if (len == -EMSGSIZE)
 			len = kccm_bench_recv_alloc(nodes, tag_of(line));
 		if (len > 0)
 			WRITE_ONCE(line->received, line->received + len);

@@ -369,6 +369,7 @@ static bool arrived(u8 kind, u32 source, u8 tag, const struct body *body,
 static int receive(struct receiver *r)
 {
 	struct kccm_msg_info info;
+	void *message = r->buf, *allocated = NULL;
 	int source = r->source, ret;
 	long timeout = 100;
 	u64 since;
@@ -381,13 +382,22 @@ static int receive(struct receiver *r)
 		timeout = KCCM_NOWAIT;
 	}
 	since = recorded();
-	ret = kccm_recv(source, tags[r->tag], r->buf, max_size, &info, timeout);
+	/* Now this way, now that. */
+	if (below(&r->random, 2)) {
+		ret = kccm_recv(source, tags[r->tag], r->buf, max_size, &info,
+				timeout);
+	} else {
+		ret = kccm_recv_alloc(source, tags[r->tag], &allocated, &info,
+				      timeout);
+		message = allocated;
+	}
 	if (ret)
 		return ret;
-	if (arrived(HISTORY_RECV, info.source, r->tag, r->buf, info.len, since) &&
+	if (arrived(HISTORY_RECV, info.source, r->tag, message, info.len, since) &&
 	    r->tag == TAG_READY)
 		atomic64_set(&nodes[info.source].answers,
-			     ((struct body *)r->buf)->incarnation);
+			     ((struct body *)message)->incarnation);
+	kvfree(allocated);
 	return 0;
 }
 
