@@ -22,9 +22,9 @@ DEVICE = "/dev/kccm_demo"
 DEMO = "kccm_demo"
 
 # Longest message, and the time between two to a peer: enough of them to notice
-# what is lost, and room for others.
+# what is lost, and room for others, also where a kernel checks itself.
 SIZE = 2048
-PAUSE_US = 5000
+PAUSE_US = round(scaled(5000))
 
 Pair = tuple[int, int]
 
