@@ -389,7 +389,7 @@ mod tests {
             // of it has been taken.
             let expected = match len {
                 ..=3000 => 1..=3,
-                ..=65_536 => 0..=3,
+                3001..=65_536 => 0..=3,
                 _ => 0..=0,
             };
             check!(expected.contains(&(runs.quick.get() - quick)));
