@@ -38,8 +38,8 @@
 //!    ([`listener::quick`]), and take the spin locks below.
 //! 4. Spin locks: `Endpoint::queues`, and under it `Waiter::delivery`. The others are leaves:
 //!    `Buffers::places`, `Calls::table`, `Handlers::table`, `Peer::inner`, `Tx::queue`, `Tx::spare`,
-//!    `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`. Waking somebody
-//!    is allowed under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which
+//!    `Queue::ready`, `Pool::inner`, `Job::work`, `Recovery::flags`, `Events::flags`, `Waiter::answer`.
+//!    Waking somebody is allowed under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which
 //!    only threads take. What is done under one does not grow with what is queued or registered, but for
 //!    a tree's depth. There are three exceptions: who gives up waiting for credit looks for itself among
 //!    those who wait for the same peer; all receivers with too small a buffer for a message are told of
