@@ -129,11 +129,7 @@ mod tests {
         let cluster = Cluster::of(2)?;
         let (caller, node) = cluster.pair()?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&node, FUNC, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&node, FUNC, Class::Short, &latch)?;
         caller.rcall(1, FUNC, &[], SOON).here()?;
         latch.wait_held(1)?;
         let unregistering = unregister(&node)?;

@@ -758,6 +758,16 @@ pub(super) fn register(
     node.register(handler).here()
 }
 
+/// Registers one that does nothing but wait at a latch.
+#[track_caller]
+pub(super) fn register_latched(node: &Node, func: u32, class: Class, latch: &Latch) -> Result {
+    let barrier = latch.barrier();
+    register(node, func, class, move |_| {
+        barrier.pass();
+        0
+    })
+}
+
 /// A handler that takes a few arguments.
 pub(super) fn handler(
     func: u32,

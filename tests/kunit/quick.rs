@@ -107,6 +107,18 @@ fn call_echo(from: &Node, to: &Node, number: u64, len: usize) -> Result {
     Ok(())
 }
 
+/// A node that is connected to somebody who is none, with the id 0.
+fn joined() -> Result<(Cluster, Arc<Node>, Client)> {
+    let mut plan = Plan::of(2);
+    plan.ip = own_ip;
+    let mut cluster = Cluster::idle(plan)?;
+    cluster.start(1)?;
+    let node = cluster.node(1)?;
+    let client = Client::join(&cluster, &cluster.stranger(0, 7)?, 1)?;
+    node.wait_up(Some(0), SOON).here()?;
+    Ok((cluster, node, client))
+}
+
 #[kunit_tests(kccm_quick)]
 mod tests {
     use super::*;
@@ -189,11 +201,7 @@ mod tests {
         let (zero, one, two) = cluster.trio()?;
         let runs = register_quick(&one)?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&one, BUSY, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&one, BUSY, Class::Short, &latch)?;
         let theirs = zero.clone();
         let busy = spawn(move || call(&theirs, 1, BUSY))?;
         latch.wait_held(1)?;
@@ -291,13 +299,7 @@ mod tests {
     /// not fit there is lost, and so is what comes when the caller has gone.
     #[test]
     fn replies_in_pieces() -> Result {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let node = cluster.node(1)?;
-        let client = Client::join(&cluster, &cluster.stranger(0, 7)?, 1)?;
-        node.wait_up(Some(0), SOON).here()?;
+        let (_cluster, node, client) = joined()?;
         let ask = |room: usize, timeout| {
             let node = node.clone();
             spawn(move || {
@@ -358,13 +360,7 @@ mod tests {
     /// So are the arguments of a call that is run there: the rest of them is waited for, by nobody.
     #[test]
     fn calls_in_pieces() -> Result {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let node = cluster.node(1)?;
-        let client = Client::join(&cluster, &cluster.stranger(0, 7)?, 1)?;
-        node.wait_up(Some(0), SOON).here()?;
+        let (_cluster, node, client) = joined()?;
         let runs = register_quick(&node)?;
         let mut number = 0;
         for len in [8, 100, 3000, 65_536, 100_000] {

@@ -35,11 +35,7 @@ fn count() -> Result<Arc<Atomic<usize>>> {
 
 /// Registers a long handler that is held back.
 fn register_held(node: &Node, latch: &Latch) -> Result {
-    let barrier = latch.barrier();
-    register(node, LONG, Class::Long, move |_| {
-        barrier.pass();
-        0
-    })
+    register_latched(node, LONG, Class::Long, latch)
 }
 
 /// Makes a call and returns how it failed.
@@ -158,11 +154,7 @@ mod tests {
         let cluster = Cluster::of(2)?;
         let (caller, node) = cluster.pair()?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&node, SHORT, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&node, SHORT, Class::Short, &latch)?;
         caller.rcall(1, SHORT, &[], SOON).here()?;
         latch.wait_held(1)?;
         send(&caller, &node, 1, b"later")?;

@@ -432,11 +432,7 @@ mod tests {
         let cluster = Cluster::new(plan)?;
         let (caller, node) = cluster.pair()?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&node, FUNC, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&node, FUNC, Class::Short, &latch)?;
         caller.rcall(1, FUNC, &[], SOON).here()?;
         latch.wait_held(1)?;
         steadily(5 * DEAD_MS, || {
@@ -460,11 +456,7 @@ mod tests {
         let (sender, node) = cluster.pair()?;
         let gate = cluster.gate(0)?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&node, FUNC, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&node, FUNC, Class::Short, &latch)?;
         sender.rcall(1, FUNC, &[], SOON).here()?;
         latch.wait_held(1)?;
         let bytes = pattern(LEN, 1)?;

@@ -287,11 +287,7 @@ mod tests {
         let latch = Latch::new()?;
         cluster.stop(2);
         let (caller, node) = cluster.pair()?;
-        let barrier = latch.barrier();
-        register(&caller, LONG, Class::Long, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&caller, LONG, Class::Long, &latch)?;
         let theirs = node.clone();
         register(&node, LONG, Class::Long, move |call| {
             let forever = Timeout::Forever;
@@ -398,11 +394,7 @@ mod tests {
         let mut cluster = Cluster::new(plan)?;
         let (node, slow) = cluster.pair()?;
         let latch = Latch::new()?;
-        let barrier = latch.barrier();
-        register(&slow, LONG, Class::Short, move |_| {
-            barrier.pass();
-            0
-        })?;
+        register_latched(&slow, LONG, Class::Short, &latch)?;
         node.rcall(1, LONG, &[], SOON)?;
         latch.wait_held(1)?;
         // More than TCP lets out before it is read.
@@ -442,11 +434,7 @@ mod tests {
             let (node, slow) = cluster.pair()?;
             let gate = cluster.gate(0)?;
             let latch = Latch::new()?;
-            let barrier = latch.barrier();
-            register(&slow, LONG, Class::Short, move |_| {
-                barrier.pass();
-                0
-            })?;
+            register_latched(&slow, LONG, Class::Short, &latch)?;
             node.rcall(1, LONG, &[], SOON)?;
             latch.wait_held(1)?;
             let message = pattern(len, 1)?;
