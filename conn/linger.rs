@@ -6,7 +6,8 @@
 //! something comes in after it was shut down for receiving, and throws away what it has yet to send
 //! (RFC 1122, 4.2.2.13; `tcp_rcv_state_process()` and `__tcp_close()` in net/ipv4). A peer that floods
 //! this node would never hear its good-bye then. So sockets that end gracefully are shut down for
-//! sending only, and kept until the peer's TCP has acknowledged everything, for a bounded time.
+//! sending only, and kept until the peer's TCP has acknowledged everything, for a bounded time. Then
+//! they are reset: nobody would send again what was lost, see `kccm_sock_release()`.
 
 use crate::sys::clock;
 use crate::sys::clock::Millis;

@@ -259,6 +259,33 @@ bool kccm_sock_settled(struct socket *sock)
 }
 
 /*
+ * Releases a socket. One that is in no namespace's count has no timers any more
+ * once it is released (tcp_close()): what the other end does not answer would
+ * never be sent again, and the connection and its memory stay for good. So where
+ * TCP still has something to do, the connection is reset instead.
+ */
+void kccm_sock_release(struct socket *sock)
+{
+	struct sock *sk = sock->sk;
+
+	switch (READ_ONCE(sk->sk_state)) {
+	case TCP_FIN_WAIT2:
+		/* As a rule TCP goes on with less than a socket. */
+		if (tcp_fin_time(sk) <= TCP_TIMEWAIT_LEN)
+			break;
+		fallthrough;
+	case TCP_ESTABLISHED:
+	case TCP_SYN_RECV:
+	case TCP_FIN_WAIT1:
+	case TCP_CLOSE_WAIT:
+	case TCP_CLOSING:
+	case TCP_LAST_ACK:
+		sock_no_linger(sk);
+	}
+	sock_release(sock);
+}
+
+/*
  * What follows is for the readable() upcall.  TCP makes it with the socket
  * locked: in softirq with the lock itself held, or by the task that has the
  * socket, when it lets go and sees to what came in meanwhile.  Either way the

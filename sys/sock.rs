@@ -308,10 +308,11 @@ impl Socket {
 }
 
 impl Drop for Socket {
+    /// Resets the connection unless it has come to its end, see `kccm_sock_release()`.
     fn drop(&mut self) {
         // SAFETY: The socket is valid and ours; whoever installed a hook has removed it,
         // by the contract of `Hook::install()`.
-        unsafe { bindings::sock_release(self.0) };
+        unsafe { helpers::kccm_sock_release(self.0) };
     }
 }
 
