@@ -70,6 +70,9 @@ def opened(environment: Environment) -> Iterator[Machine]:
         with _machine(environment, folder.path) as machine:
             machine.boot()
             machine.wait_ready(BOOT_SECONDS)
+            # Each character of an emulated serial line takes its time: thousands of connections that
+            # are told of would be measured with it.
+            machine.run("dmesg -n 5")
             if NETCONFIG.is_file():
                 machine.write_file(str(NETCONFIG), NETCONFIG.read_bytes())
             for module in (*PEER_MODULES, MODULE):
