@@ -6,8 +6,8 @@
 //! something comes in after it was shut down for receiving, and throws away what it has yet to send
 //! (RFC 1122, 4.2.2.13; `tcp_rcv_state_process()` and `__tcp_close()` in net/ipv4). A peer that floods
 //! this node would never hear its good-bye then. So sockets that end gracefully are shut down for
-//! sending only, and kept until the peer's TCP has acknowledged everything, for a bounded time. Then
-//! they are reset: nobody would send again what was lost, see `kccm_sock_release()`.
+//! sending only, and kept until the peer's TCP has acknowledged everything, or for a bounded time; what
+//! is left then is reset, see `kccm_sock_release()`.
 
 use crate::sys::clock;
 use crate::sys::clock::Millis;
@@ -21,8 +21,12 @@ use kernel::sync::{
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 
-/// How long a socket is kept: enough for TCP to send once or twice again what was lost.
-const LONGEST: Millis = 1000;
+/// How long a socket is kept whose peer acknowledges nothing more: enough for TCP to send once or twice
+/// again what was lost.
+const SILENCE: Millis = 1000;
+
+/// How long in all.
+const LONGEST: Millis = 3000;
 
 /// How often they are looked at, milliseconds.
 const LOOK: Millis = 10;
@@ -33,7 +37,22 @@ const MOST: usize = 512;
 
 struct Lingerer {
     socket: Arc<HookedSocket>,
+    /// What the peer had acknowledged, and when that was news.
+    acknowledged: u32,
+    heard: Millis,
     until: Millis,
+}
+
+impl Lingerer {
+    /// Whether it is to be kept.
+    fn is_wanted(&mut self, now: Millis) -> bool {
+        let acknowledged = self.socket.acknowledged();
+        if self.acknowledged != acknowledged {
+            self.acknowledged = acknowledged;
+            self.heard = now;
+        }
+        now < self.until.min(self.heard + SILENCE) && !self.socket.is_settled()
+    }
 }
 
 /// The sockets that are kept.
@@ -55,9 +74,12 @@ impl Lingering {
     /// Shuts a socket down, whose hook has been removed, and keeps it for as long as it takes. Process
     /// context.
     pub(super) fn close(&self, socket: &Arc<HookedSocket>) {
+        let now = clock::now();
         let entry = Lingerer {
             socket: socket.clone(),
-            until: clock::now() + LONGEST,
+            acknowledged: socket.acknowledged(),
+            heard: now,
+            until: now + LONGEST,
         };
         let mut sockets = self.sockets.lock();
         if sockets.len() >= MOST {
@@ -96,5 +118,5 @@ impl Lingering {
 /// Lets go of those whose peer has everything, or has had the time.
 fn sweep(sockets: &mut KVVec<Lingerer>) {
     let now = clock::now();
-    sockets.retain(|entry| now < entry.until && !entry.socket.is_settled());
+    sockets.retain(|entry| entry.is_wanted(now));
 }

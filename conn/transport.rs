@@ -109,7 +109,8 @@ pub(crate) trait Link: Send + Sync {
     }
 
     /// Ends notifications and the stream in both directions; what was sent is still delivered if
-    /// `graceful`, and otherwise discarded at both ends. May be called more than once.
+    /// `graceful`, unless that takes too long, and otherwise discarded at both ends. May be called more
+    /// than once.
     fn close(&self, graceful: bool);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Bodies of helpers.h: one kernel macro, inline function or group of struct
- * sock fields each.  Nothing is decided here.
+ * sock fields each.  Little is decided here.
  */
 #include <linux/bottom_half.h>
 #include <linux/bvec.h>
@@ -12,6 +12,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sizes.h>
 #include <linux/tcp.h>
 #include <net/net_namespace.h>
 #include <net/sock.h>
@@ -117,6 +118,12 @@ void kccm_sock_unhook_child(struct socket *sock,
 }
 
 /*
+ * What waits in TCP for the peer's window or the network to have room for it,
+ * bytes: enough to go on with until more is sent.
+ */
+#define NOTSENT_LOWAT	SZ_256K
+
+/*
  * Allocate for this socket as the callers may: they can be writing back pages.
  * The per-task page fragment would be shared with whatever the task was doing.
  */
@@ -126,15 +133,17 @@ void kccm_sock_prepare(struct socket *sock)
 
 	/*
 	 * Hold the namespace as a user's socket does. Without that, closing
-	 * stops the timers, and what is still to be sent is never sent again.
+	 * stops the timers, and what waits for the other end's FIN stays.
 	 */
 	if (!sk->sk_net_refcnt)
 		sk_net_refcnt_upgrade(sk);
 	sk->sk_allocation = GFP_NOIO;
 	sk->sk_use_task_frag = false;
 	sock_set_reuseaddr(sk);
-	if (sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP)
+	if (sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP) {
 		tcp_sock_set_nodelay(sk);
+		WRITE_ONCE(tcp_sk(sk)->notsent_lowat, NOTSENT_LOWAT);
+	}
 }
 
 /*
@@ -258,22 +267,23 @@ bool kccm_sock_settled(struct socket *sock)
 	return !((1 << state) & (TCPF_FIN_WAIT1 | TCPF_CLOSING | TCPF_LAST_ACK));
 }
 
+/* What the other end has acknowledged, a number that only grows, modulo 2^32. */
+u32 kccm_sock_acknowledged(struct socket *sock)
+{
+	return READ_ONCE(tcp_sk(sock->sk)->snd_una);
+}
+
 /*
- * Releases a socket. One that is in no namespace's count has no timers any more
- * once it is released (tcp_close()): what the other end does not answer would
- * never be sent again, and the connection and its memory stay for good. So where
- * TCP still has something to do, the connection is reset instead.
+ * Releases a socket, without its connection if the other end has yet to answer: it
+ * is reset. TCP would go on for minutes with all that it has yet to send, and a
+ * peer that does not answer, or has to sign that it has gone and cannot, could
+ * have any number of those.
  */
 void kccm_sock_release(struct socket *sock)
 {
 	struct sock *sk = sock->sk;
 
 	switch (READ_ONCE(sk->sk_state)) {
-	case TCP_FIN_WAIT2:
-		/* As a rule TCP goes on with less than a socket. */
-		if (tcp_fin_time(sk) <= TCP_TIMEWAIT_LEN)
-			break;
-		fallthrough;
 	case TCP_ESTABLISHED:
 	case TCP_SYN_RECV:
 	case TCP_FIN_WAIT1:

@@ -51,6 +51,7 @@ int kccm_sock_splice(struct socket *sock, const struct kvec *vec,
 bool kccm_sock_unread(struct socket *sock);
 bool kccm_sock_pending(struct socket *sock);
 bool kccm_sock_settled(struct socket *sock);
+u32 kccm_sock_acknowledged(struct socket *sock);
 void kccm_sock_release(struct socket *sock);
 
 /* Within the readable() upcall of a socket that is connected, and only there. */

@@ -248,6 +248,12 @@ impl Socket {
         unsafe { helpers::kccm_sock_settled(self.0) }
     }
 
+    /// Something that changes whenever the other end acknowledges more of what was sent.
+    pub(crate) fn acknowledged(&self) -> u32 {
+        // SAFETY: The socket is valid.
+        unsafe { helpers::kccm_sock_acknowledged(self.0) }
+    }
+
     /// Ends the connection in both directions.
     pub(crate) fn shutdown(&self) {
         // SAFETY: The socket is valid. A socket that is not connected returns an error that does not

@@ -173,7 +173,7 @@ impl Remains {
         check_eq!(links, 0);
         check_eq!(self.handlers.load(Relaxed), 0);
         check_eq!(sys::module_refs(), self.module_refs);
-        // TCP may yet have to send what nobody waits for.
+        // TCP may yet have to see to the end of some.
         eventually(|| sys::tcp_sockets() == self.sockets)
     }
 }
