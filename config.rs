@@ -130,6 +130,8 @@ pub(crate) struct Limits {
     pub(crate) kept_bytes: u64,
     /// The same in messages and calls.
     pub(crate) kept_frames: u32,
+    /// Long messages to one peer wait while so much of them has yet to be sent, bytes.
+    pub(crate) unsent_bytes: u64,
     /// How many long handlers run at once.
     pub(crate) max_long_handlers: u32,
     /// How many listener threads.
@@ -156,6 +158,7 @@ impl Limits {
         rcall_bytes: 8 << 20,
         kept_bytes: 32 << 20,
         kept_frames: 16384,
+        unsent_bytes: 1 << 20,
         max_long_handlers: 32,
         listeners: 1,
         dead_ms: 3000,
@@ -172,13 +175,14 @@ impl Limits {
             least_window,
             message_cost, //
         };
-        let ranges: [(&'static str, u64, u64, u64); 12] = [
+        let ranges: [(&'static str, u64, u64, u64); 13] = [
             ("max_message", self.max_message.into(), 1, 1 << 30),
             ("max_rcall", self.max_rcall.into(), 1, 16 << 20),
             ("queue_bytes", self.queue_bytes, 4096, 1 << 40),
             ("rcall_bytes", self.rcall_bytes, 4096, 1 << 40),
             ("kept_bytes", self.kept_bytes, 4096, 1 << 40),
             ("kept_frames", self.kept_frames.into(), 1, 1 << 20),
+            ("unsent_bytes", self.unsent_bytes, 4096, 1 << 40),
             ("max_long_handlers", self.max_long_handlers.into(), 1, 1024),
             ("listeners", self.listeners.into(), 1, 64),
             (

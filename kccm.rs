@@ -123,6 +123,10 @@ module! {
             default: 16384,
             description: "The same in messages and calls (16384)",
         },
+        unsent_bytes: u64 {
+            default: 1048576,
+            description: "Messages of 16 KiB and more wait while so much waits to be sent to a peer, bytes (1 MiB)",
+        },
         max_long_handlers: u32 {
             default: 32,
             description: "How many long handlers run at once; further calls queue (32)",

@@ -33,6 +33,7 @@ impl kernel::Module for Module {
             rcall_bytes: *module_parameters::rcall_bytes.value_ref(),
             kept_bytes: *module_parameters::kept_bytes.value_ref(),
             kept_frames: *module_parameters::kept_frames.value_ref(),
+            unsent_bytes: *module_parameters::unsent_bytes.value_ref(),
             max_long_handlers: *module_parameters::max_long_handlers.value_ref(),
             listeners: *module_parameters::listeners.value_ref(),
             dead_ms: *module_parameters::dead_ms.value_ref(),

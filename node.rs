@@ -447,7 +447,9 @@ impl Node {
             self.declare_down(peer);
             None
         } else {
-            self.check_down(peer)
+            let dies = self.check_down(peer);
+            peer.let_queue();
+            dies
         };
         for time in [peer.deadline(), dies].into_iter().flatten() {
             self.recovery.by(time);

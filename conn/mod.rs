@@ -79,6 +79,9 @@ use transport::{
     Within, //
 };
 
+/// Who reads so many bytes at one go keeps the link from those who would send for a while.
+const MANY: usize = 16 << 10;
+
 /// How far a connection has come. The listener that serves it moves it on.
 pub(crate) enum Phase {
     /// This node is connecting to the peer.
@@ -258,9 +261,14 @@ impl Conn {
         self.link.status()
     }
 
-    /// [`Link::recv`].
+    /// [`Link::recv`]. Process context.
     pub(crate) fn recv(&self, space: Space<'_>) -> Result<usize> {
-        self.link.recv(space.to, space.most)
+        let Space { to, most } = space;
+        let session = self.session().filter(|_| most >= MANY);
+        match session {
+            Some(session) => session.read_many(|| self.link.recv(to, most)),
+            None => self.link.recv(to, most),
+        }
     }
 
     /// [`Link::pending`].
@@ -371,7 +379,7 @@ impl Conn {
         &*self.link
     }
 
-    /// Closes what is below. `graceful`: what has been sent still gets there. Process context.
+    /// Closes what is below. `graceful`: what has been sent still gets there, in time. Process context.
     pub(crate) fn close_link(&self, graceful: bool) {
         self.link.close(graceful);
     }

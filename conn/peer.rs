@@ -6,6 +6,7 @@
 //! of its incarnations to that one's end, and during that one connection after the other.
 
 use super::credit::{
+    message_cost,
     Lane,
     Receiver,
     Sender, //
@@ -110,7 +111,7 @@ pub(crate) struct Stats {
     pub(crate) attempts: Counter,
 }
 
-/// Somebody who waits for credit.
+/// Somebody who waits until he may send a frame.
 #[pin_data]
 struct Waiter {
     lane: Lane,
@@ -134,15 +135,30 @@ impl_list_item! {
     impl ListItem<0> for Waiter { using ListLinks { self.links }; }
 }
 
+/// From this length on a message is long, bytes.
+const LONG: u32 = 16 << 10;
+
+/// What may be kept of what is sent to a peer.
+struct Keep {
+    /// All until it is acknowledged: bytes, frames.
+    all: [u64; 2],
+    /// Long messages until a connection takes them, bytes.
+    unsent: u64,
+}
+
 /// What is sent in a session, and who waits for that.
 struct Flow {
     session: Arc<Session>,
     send: [Sender; 2],
     /// What is kept until it is acknowledged: bytes, frames.
     kept: [u64; 2],
+    /// Bytes of long messages that no connection has taken yet.
+    unsent: u64,
+    /// There is a connection that takes them.
+    connected: bool,
     /// First come, first served, so that a long message is not starved by short ones: within a lane,
-    /// and among those who have credit and wait for room to be kept. Who waits for credit holds up
-    /// nobody in the other lane.
+    /// and among those who may go and wait for room to be kept. Who may not go yet, for want of credit
+    /// or because too much waits to be sent, holds up nobody in the other lane.
     waiters: [List<Waiter>; 2],
     tickets: u64,
     /// So much is kept that the other side is to be asked what it has.
@@ -156,19 +172,40 @@ impl Flow {
             session,
             send: [0, 1].map(|i: usize| Sender::new(windows[i], granted[i])),
             kept: [0, 0],
+            unsent: 0,
+            connected: true,
             waiters: [List::new(), List::new()],
             tickets: 0,
             ask: false,
         }
     }
 
-    /// Takes what a frame needs, if there is enough of both.
-    fn take(&mut self, lane: Lane, cost: u64, bounds: &[u64; 2]) -> bool {
+    /// Whether a frame is a long message, of which only so many bytes may wait to be sent: what is sent
+    /// after it, a call perhaps, waits for it.
+    fn is_long(lane: Lane, cost: u64) -> bool {
+        lane == Lane::Messages && cost >= message_cost(LONG)
+    }
+
+    /// Whether a frame has to wait because too much waits to be sent already.
+    fn is_held_up(&self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
+        Self::is_long(lane, cost) && self.connected && self.unsent >= bounds.unsent
+    }
+
+    /// Whether a frame may be sent as soon as there is room for it.
+    fn may_go(&self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
+        self.send[lane as usize].is_enough_for(cost) && !self.is_held_up(lane, cost, bounds)
+    }
+
+    /// Takes what a frame needs, if there is enough of both credit and room.
+    fn take(&mut self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
         // One frame can be kept in any case, however long.
         let room = self.kept[1] == 0
-            || (self.kept[0].saturating_add(cost) <= bounds[0] && self.kept[1] < bounds[1]);
+            || (self.kept[0].saturating_add(cost) <= bounds.all[0] && self.kept[1] < bounds.all[1]);
         if !room || !self.send[lane as usize].take(cost) {
             return false;
+        }
+        if Self::is_long(lane, cost) {
+            self.unsent += cost;
         }
         // Half of the room is left for what is sent until the answer comes.
         let was_much = self.is_much(bounds);
@@ -179,9 +216,9 @@ impl Flow {
     }
 
     /// Whether half of the room is taken.
-    fn is_much(&self, bounds: &[u64; 2]) -> bool {
+    fn is_much(&self, bounds: &Keep) -> bool {
         let half = |(kept, bound): (&u64, &u64)| *kept >= bound.div_ceil(2);
-        self.kept.iter().zip(bounds).any(half)
+        self.kept.iter().zip(&bounds.all).any(half)
     }
 
     /// Puts somebody behind all who wait in his lane.
@@ -191,13 +228,13 @@ impl Flow {
         self.waiters[waiter.lane as usize].push_back(waiter);
     }
 
-    /// Whose turn it is: of the first in each lane, the earlier one, if he has credit. His lane, and
-    /// what he needs.
-    fn first(&self) -> Option<(Lane, u64)> {
+    /// Whose turn it is: of the first in each lane, the earlier one, if he may go. His lane, and what he
+    /// needs.
+    fn first(&self, bounds: &Keep) -> Option<(Lane, u64)> {
         let first = |lane: Lane| {
             let waiter = self.waiters[lane as usize].iter().next()?;
-            let credit = self.send[lane as usize].is_enough_for(waiter.cost);
-            credit.then(|| (waiter.ticket.load(Relaxed), lane, waiter.cost))
+            self.may_go(lane, waiter.cost, bounds)
+                .then(|| (waiter.ticket.load(Relaxed), lane, waiter.cost))
         };
         let [messages, calls] = Lane::ALL.map(first);
         let (_, lane, cost) = match (messages, calls) {
@@ -209,14 +246,26 @@ impl Flow {
     }
 
     /// Takes what a frame needs that nobody has waited with, unless somebody waits for the same.
-    fn take_at_once(&mut self, lane: Lane, cost: u64, bounds: &[u64; 2]) -> bool {
-        let alone = self.waiters[lane as usize].is_empty();
-        alone && self.first().is_none() && self.take(lane, cost, bounds)
+    ///
+    /// `may_wait`: `false` in the thread that others wait for to send what is queued.
+    fn take_at_once(&mut self, lane: Lane, cost: u64, bounds: &Keep, may_wait: bool) -> bool {
+        if may_wait && self.is_held_up(lane, cost, bounds) {
+            return false;
+        }
+        let sender = &self.send[lane as usize];
+        let passes = |ahead: u64| {
+            // It has its credit, which is left to it, and will be the first to be let through.
+            self.is_held_up(lane, ahead, bounds) && sender.is_enough_for(ahead.saturating_add(cost))
+        };
+        let ahead = self.waiters[lane as usize].iter().next();
+        ahead.is_none_or(|ahead| passes(ahead.cost))
+            && self.first(bounds).is_none()
+            && self.take(lane, cost, bounds)
     }
 
     /// Lets through those whose turn it is.
-    fn admit_waiters(&mut self, bounds: &[u64; 2]) {
-        while let Some((lane, cost)) = self.first() {
+    fn admit_waiters(&mut self, bounds: &Keep) {
+        while let Some((lane, cost)) = self.first(bounds) {
             if !self.take(lane, cost, bounds) {
                 return;
             }
@@ -287,8 +336,7 @@ pub(crate) struct Peer {
     own: Bounds,
     /// This node's incarnation.
     me: u64,
-    /// What is kept of what is sent to it: bytes, frames.
-    keep: [u64; 2],
+    keep: Keep,
     /// How long a silence is taken for death.
     dead_ms: Millis,
     /// What has been counted.
@@ -326,6 +374,9 @@ pub(crate) struct Snapshot {
     pub(crate) session: u64,
     /// What is kept until it is acknowledged: bytes, frames.
     pub(crate) kept: [u64; 2],
+    /// What of long messages waits to be sent, bytes.
+    #[cfg(KCCM_KUNIT)]
+    pub(crate) unsent: u64,
     /// The last known incarnation, or 0.
     pub(crate) incarnation: u64,
     /// What the last failure was.
@@ -375,7 +426,10 @@ impl Peer {
                     rcall: limits.max_rcall,
                 },
                 me: me.incarnation,
-                keep: [limits.kept_bytes, limits.kept_frames.into()],
+                keep: Keep {
+                    all: [limits.kept_bytes, limits.kept_frames.into()],
+                    unsent: limits.unsent_bytes,
+                },
                 dead_ms: limits.dead_ms.into(),
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
@@ -396,6 +450,8 @@ impl Peer {
             #[cfg(KCCM_KUNIT)]
             epoch: if inner.connected { inner.epoch } else { 0 },
             session: inner.flow.as_ref().map_or(0, |flow| flow.session.number),
+            #[cfg(KCCM_KUNIT)]
+            unsent: inner.flow.as_ref().map_or(0, |flow| flow.unsent),
             kept: inner.flow.as_ref().map_or([0, 0], |flow| flow.kept),
             incarnation: inner.incarnation,
             last_error: inner.last_error,
@@ -614,6 +670,7 @@ impl Peer {
                     // One that makes no sense grants nothing.
                     let _ = flow.send[lane as usize].grant(limit);
                 }
+                flow.connected = true;
                 flow.admit_waiters(&self.keep);
             }
             None => {
@@ -677,6 +734,19 @@ impl Peer {
             Lost::Connection(incarnation)
         } else {
             Lost::Attempt
+        }
+    }
+
+    /// It is not connected, and not down for that: nothing can wait for what is queued, which may be all
+    /// that can be kept.
+    pub(crate) fn let_queue(&self) {
+        let mut inner = self.inner.lock();
+        if inner.connected || inner.down {
+            return;
+        }
+        if let Some(flow) = inner.flow.as_mut() {
+            flow.connected = false;
+            flow.admit_waiters(&self.keep);
         }
     }
 
@@ -782,7 +852,7 @@ impl Peer {
         self.inner.lock().conn.clone()
     }
 
-    // ---- Sending: credit.
+    // ---- Sending: credit and room.
 
     /// Obtains the right to send one frame of this cost in the session. Process context; waits as
     /// `timeout` says.
@@ -802,9 +872,10 @@ impl Peer {
             session: session.number,
             cost,
             frames: 1,
+            unsent: Atomic::new(Flow::is_long(lane, cost)),
             ask,
         };
-        if let Some(ask) = self.try_admit(session, lane, cost)? {
+        if let Some(ask) = self.try_admit(session, lane, cost, may_wait)? {
             return Ok(kept(ask));
         }
         if timeout == Timeout::NoWait {
@@ -838,10 +909,16 @@ impl Peer {
     }
 
     /// Returns, if there is room, whether to ask what the other side has.
-    fn try_admit(&self, session: &Arc<Session>, lane: Lane, cost: u64) -> Result<Option<bool>> {
+    fn try_admit(
+        &self,
+        session: &Arc<Session>,
+        lane: Lane,
+        cost: u64,
+        may_wait: bool,
+    ) -> Result<Option<bool>> {
         let mut inner = self.inner.lock();
         let flow = inner.flow_of(session)?;
-        let taken = flow.take_at_once(lane, cost, &self.keep);
+        let taken = flow.take_at_once(lane, cost, &self.keep, may_wait);
         Ok(taken.then(|| core::mem::take(&mut flow.ask)))
     }
 
@@ -894,16 +971,27 @@ impl Peer {
 
     /// Something sent is not kept any more.
     fn forget(&self, kept: &Kept) {
+        self.change_flow(kept.session, |flow| {
+            flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
+            flow.kept[1] = flow.kept[1].saturating_sub(kept.frames);
+        });
+    }
+
+    /// Something long does not wait to be sent any more.
+    fn taken(&self, kept: &Kept) {
+        self.change_flow(kept.session, |flow| {
+            flow.unsent = flow.unsent.saturating_sub(kept.cost);
+        });
+    }
+
+    /// Something has changed in a session, if it is the present one, for which somebody may wait.
+    fn change_flow(&self, session: u64, change: impl FnOnce(&mut Flow)) {
         let mut inner = self.inner.lock();
-        let Some(flow) = inner.flow.as_mut() else {
-            return;
-        };
-        if flow.session.number != kept.session {
-            return;
+        let flow = inner.flow.as_mut();
+        if let Some(flow) = flow.filter(|flow| flow.session.number == session) {
+            change(flow);
+            flow.admit_waiters(&self.keep);
         }
-        flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
-        flow.kept[1] = flow.kept[1].saturating_sub(kept.frames);
-        flow.admit_waiters(&self.keep);
     }
 
     // ---- Receiving: credit.
@@ -1086,6 +1174,8 @@ pub(crate) struct Kept {
     session: u64,
     cost: u64,
     frames: u64,
+    /// It is long, and no connection has taken it yet.
+    unsent: Atomic<bool>,
     ask: bool,
 }
 
@@ -1095,8 +1185,18 @@ impl Kept {
         self.ask
     }
 
+    /// A connection has taken the frame, which may be sent again. Without locks.
+    #[inline]
+    pub(crate) fn taken(&self) {
+        if self.unsent.load(Relaxed) && self.unsent.xchg(false, Relaxed) {
+            self.peer.taken(self);
+        }
+    }
+
     /// Takes over the room of another frame of the same session.
     pub(crate) fn join(&mut self, mut other: Self) {
+        self.taken();
+        other.taken();
         if self.session == other.session && Arc::ptr_eq(&self.peer, &other.peer) {
             self.cost += core::mem::take(&mut other.cost);
             self.frames += core::mem::take(&mut other.frames);
@@ -1106,6 +1206,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        self.taken();
         if self.frames > 0 {
             self.peer.forget(self);
         }

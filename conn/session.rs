@@ -184,6 +184,16 @@ impl Session {
 
     // ---- Receiving. By one listener at a time.
 
+    /// Reads many bytes, and then sends what was left to the reader meanwhile. Process context.
+    pub(crate) fn read_many<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.tx.set_reading(true);
+        let result = read();
+        if self.tx.set_reading(false) {
+            self.flush();
+        }
+        result
+    }
+
     /// A frame has come in. Judges its numbers, and takes note of what it acknowledges. Returns
     /// whether it is to be handled. `EPROTO` if it makes no sense.
     pub(crate) fn receive(&self, numbers: Numbers) -> Result<bool> {

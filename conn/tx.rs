@@ -7,6 +7,10 @@
 //! caller, and under contention frames are sent in batches. Nobody waits for room in the link: when
 //! there is none, the rest is sent by the listener, which the link then calls.
 //!
+//! While the listener reads a long payload, it has the link's lock for most of the time, and takes it
+//! again before others have woken up. Frames are left to it then, to be sent between two reads: whoever
+//! sent them himself would wait for the lock, and others, whose frames he has taken along, for him.
+//!
 //! Frames that follow one right after the other, with nothing coming back in between, would each
 //! become a packet of their own, for TCP does not know that there are more. So those that nobody
 //! waits for are left to the listener, which is woken, or to the frame that makes them worth sending,
@@ -463,6 +467,9 @@ struct Queue {
     busy: bool,
     /// While somebody was sending, something happened that may let him go on.
     again: bool,
+    /// The listener is reading many bytes, and whether something was left to it to be sent meanwhile.
+    reading: bool,
+    left_to_reader: bool,
     /// The session is over.
     over: bool,
 }
@@ -779,6 +786,8 @@ impl Tx {
                     headers: Jotter::new(),
                     busy: false,
                     again: false,
+                    reading: false,
+                    left_to_reader: false,
                     over: false,
                 },
                 "Tx::queue"
@@ -1009,6 +1018,14 @@ impl Tx {
         drop(rest);
     }
 
+    /// The listener is about to read many bytes, or has done so. Returns whether something was left to it
+    /// to be sent.
+    pub(crate) fn set_reading(&self, reading: bool) -> bool {
+        let mut queue = self.queue.lock();
+        queue.reading = reading;
+        core::mem::take(&mut queue.left_to_reader)
+    }
+
     /// Sends what waits, as far as there is room, until `share` is exceeded. Process context.
     pub(crate) fn drain(&self, inbox: &Inbox, share: usize) -> Drained {
         self.drain_locked(self.queue.lock(), inbox, share, Via::Thread)
@@ -1070,10 +1087,15 @@ impl<'a> Sending<'a> {
         if queue.is_idle() {
             return Err(Drained::Done);
         }
-        if let Via::Upcall(own, _) = via {
-            if queue.is_past(own) || queue.ending.is_some() {
+        match via {
+            Via::Upcall(own, _) if queue.is_past(own) || queue.ending.is_some() => {
                 return Err(Drained::Yield(own.clone()));
             }
+            Via::Thread if queue.reading => {
+                queue.left_to_reader = true;
+                return Err(Drained::Done);
+            }
+            Via::Upcall(..) | Via::Thread => {}
         }
         let Some(conn) = queue.conn.clone() else {
             return Err(Drained::Done);
@@ -1190,6 +1212,11 @@ impl<'a> Sending<'a> {
             self.total += n;
             conn.note_sent();
             self.batch.advance(n, &mut self.whole);
+            for frame in self.whole.iter() {
+                if let Some(kept) = &frame.kept {
+                    kept.taken();
+                }
+            }
         }
     }
 

@@ -74,7 +74,8 @@ struct kccm_msg_info {
  * a short handler with KCCM_NOWAIT, or where there is room.
  * Return: 0;
  * -EAGAIN: no room at @dst now, or too much here that @dst has yet to
- *	    acknowledge, and KCCM_NOWAIT was given;
+ *	    acknowledge or, where @len is 16 KiB or more, that has yet to be
+ *	    sent, and KCCM_NOWAIT was given;
  * -ETIMEDOUT: the same for @timeout_ms;
  * -EMSGSIZE: @len exceeds what the two nodes accept;
  * -EHOSTDOWN: @dst is down, or went down while waiting;

@@ -49,6 +49,7 @@ PARAMETERS: dict[str, object] = {
     "rcall_bytes": 512 << 10,
     "kept_bytes": 256 << 10,
     "kept_frames": 256,
+    "unsent_bytes": 64 << 10,
     "short_warn_us": 1000000,
 }
 TIMES = ("handshake_ms",)

@@ -34,6 +34,8 @@ TOOLS = ("tipc",)
 # What `make bench` builds, and libtirpc's list of networks, without which there are none for it.
 PROGRAM_FOLDER = settings.BUILD / "bench" / "user"
 NETCONFIG = Path("/etc/netconfig")
+# Of what the guest's kernel logs, what it prints.
+_LOG_LEVEL = "/proc/sys/kernel/printk"
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,17 @@ def opened(environment: Environment) -> Iterator[Machine]:
         with _machine(environment, folder.path) as machine:
             machine.boot()
             machine.wait_ready(BOOT_SECONDS)
-            # Each character of an emulated serial line takes its time: thousands of connections that
-            # are told of would be measured with it.
-            machine.run("dmesg -n 5")
             if NETCONFIG.is_file():
                 machine.write_file(str(NETCONFIG), NETCONFIG.read_bytes())
             for module in (*PEER_MODULES, MODULE):
                 if module in machine.spec.image.modules:
                     machine.insmod(module)
+            # Each character of an emulated serial line takes its time: of thousands of connections that
+            # are told of, that would be measured with theirs.
+            level = machine.read(_LOG_LEVEL).split()[0]
+            machine.write(_LOG_LEVEL, "5")
             yield machine
+            machine.write(_LOG_LEVEL, level)
             assert_clean([machine])
 
 

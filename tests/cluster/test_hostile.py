@@ -489,7 +489,7 @@ class Talk:
     def everything(self) -> Iterator[Cell]:
         """Every speech in every state where frames are expected, one of each kind elsewhere.
 
-        On a kernel that takes much longer, because it checks itself, a third of the kinds in each
+        On a kernel that takes much longer, because it checks itself, a sixth of the kinds in each
         state, another one in each: all are said in some state on either side.
         """
         slow = timeout_scale() > 1
@@ -497,7 +497,7 @@ class Talk:
             for turn, state in enumerate(states):
                 elsewhere = state in self.SILENT + self.OVER
                 speeches = KINDS_OF_SPEECH if slow or elsewhere else SPEECHES
-                for speech in speeches[turn % 3 :: 3] if slow else speeches:
+                for speech in speeches[turn % 6 :: 6] if slow else speeches:
                     cell = state(self, speech)
                     if state in self.SILENT:
                         yield cell.nothing_left(peer)

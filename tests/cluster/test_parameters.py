@@ -38,6 +38,7 @@ PARAMETERS = {
     "queue_bytes",
     "rcall_bytes",
     "short_warn_us",
+    "unsent_bytes",
 }
 
 
@@ -112,6 +113,7 @@ NUMBERS = [
     *around("rcall_bytes", 4096, 1 << 40),
     *around("kept_bytes", 4096, 1 << 40),
     *around("kept_frames", 1, 1 << 20),
+    *around("unsent_bytes", 4096, 1 << 40),
     *around("max_long_handlers", 1, 1024),
     *around("listeners", 1, 64),
     *around("dead_ms", 100, 3_600_000),

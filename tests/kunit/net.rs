@@ -15,6 +15,7 @@ use super::sys;
 use crate::config::NodeId;
 use crate::conn::frame::tests::PING;
 use crate::conn::frame::{
+    Assembler,
     Bounds,
     Header,
     Numbers,
@@ -432,8 +433,9 @@ pub(super) struct Gate {
     deaf: Atomic<bool>,
     /// The last byte of the address from which signs of life come without end, or 0.
     torrent: Atomic<u32>,
-    /// How long each send takes, milliseconds.
+    /// How long each send takes, milliseconds, and each read of more than a stage.
     toll: Atomic<u64>,
+    drag: Atomic<u64>,
     /// How often the node has looked for bytes from addresses with these last bytes, and how often
     /// it has sent some to them.
     looks: [Atomic<usize>; Gate::PLACES],
@@ -464,6 +466,7 @@ impl Gate {
                 deaf: Atomic::new(false),
                 torrent: Atomic::new(0),
                 toll: Atomic::new(0),
+                drag: Atomic::new(0),
                 looks: [const { Atomic::new(0) }; Self::PLACES],
                 sends: [const { Atomic::new(0) }; Self::PLACES],
                 full: Atomic::new(0),
@@ -495,6 +498,11 @@ impl Gate {
     /// Lets each send take so long.
     pub(super) fn set_toll(&self, ms: Millis) {
         self.toll.store(ms, Relaxed);
+    }
+
+    /// Lets each read of more than a stage, which is a long payload's, take so long.
+    pub(super) fn set_drag(&self, ms: Millis) {
+        self.drag.store(ms, Relaxed);
     }
 
     /// How often the node has looked for bytes from an address.
@@ -778,6 +786,12 @@ impl Link for GatedLink {
         }
         if gate.torrent.load(Relaxed) == place(self.remote) && most >= HEADER_LEN {
             return fill_with_pings(to, most);
+        }
+        if most > Assembler::STAGE {
+            match gate.drag.load(Relaxed) {
+                0 => {}
+                ms => pause(ms),
+            }
         }
         self.below.recv(to, most)
     }

@@ -452,6 +452,7 @@ mod tests {
         plan.limits.dead_ms = 2 * DEAD_MS as u32;
         // More than TCP takes on both sides together.
         plan.limits.queue_bytes = 24 << 20;
+        plan.limits.unsent_bytes = plan.limits.kept_bytes;
         let cluster = Cluster::new(plan)?;
         let (sender, node) = cluster.pair()?;
         let gate = cluster.gate(0)?;

@@ -32,6 +32,7 @@ use crate::conn::hello::{
 use crate::events::Event;
 use crate::node::Node;
 use crate::rcall::handlers::Class;
+use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::wait::Timeout;
 use kernel::prelude::*;
@@ -70,6 +71,24 @@ fn all_acknowledged(node: &Node, peer: NodeId) -> Result {
         pr_err!("kept: {:?}\n", kept());
     }
     reached
+}
+
+/// Sends long messages to node 1, which does not read, until no more are let through. Returns how many
+/// were.
+fn fill(node: &Node, len: usize) -> Result<u32> {
+    let message = pattern(len, 1)?;
+    let mut sent = 0;
+    let mut full_since = None;
+    eventually(|| {
+        let result = node.send(1, TAG, &message, Timeout::NoWait);
+        if result.is_ok() {
+            (sent, full_since) = (sent + 1, None);
+        }
+        // TCP may still be about to take some.
+        let since = *full_since.get_or_insert(clock::now());
+        result == Err(EAGAIN) && clock::now() > since + 100
+    })?;
+    Ok(sent)
 }
 
 /// Receives the numbers from 0 to `count`, in order, and then nothing.
@@ -381,6 +400,144 @@ mod tests {
         eventually(|| count.load(Relaxed) == 4)?;
         waiting(&to, 1, 0)?;
         all_acknowledged(&from, 1)
+    }
+
+    /// Of long messages only so many wait for TCP to take them: what is sent next, a call perhaps, waits
+    /// for no more than those. Who has more to send holds up nobody else.
+    #[test]
+    fn unsent_messages_are_bounded() -> Result {
+        const UNSENT: u64 = 256 << 10;
+        const LEN: usize = 64 << 10;
+        let mut plan = Plan::gated(2)?;
+        plan.limits.unsent_bytes = UNSENT;
+        let cluster = Cluster::new(plan)?;
+        let (from, to) = cluster.pair()?;
+        let gate = cluster.gate(0)?;
+        let latch = Latch::new()?;
+        register_latched(&to, FUNC, Class::Short, &latch)?;
+        from.rcall(1, FUNC, &[], SOON).here()?;
+        latch.wait_held(1)?;
+        let message = pattern(LEN, 1)?;
+        let mut sent = fill(&from, LEN)?;
+        check!(gate.full() > 0);
+        // That was not for want of any other room.
+        let kept = || from.peer(1).map_or(0, |p| p.snapshot().kept[0]);
+        check!(kept() + message_cost(LEN as u32) < Limits::DEFAULT.kept_bytes);
+        let theirs = from.clone();
+        let sender = spawn(move || theirs.send(1, TAG, &pattern(LEN, 1)?, SOON))?;
+        sender.wait_asleep()?;
+        from.rcall(1, FUNC, &[], Timeout::NoWait).here()?;
+        check!(!sender.is_done());
+        // While there is no connection nothing can wait for what is queued.
+        from.disconnect(from.peer(1).ok_or(EINVAL)?, true);
+        check_eq!(sender.join()?, Ok(()));
+        sent += 1;
+        check_eq!(from.send(1, TAG, &message, Timeout::NoWait), Ok(()));
+        sent += 1;
+        latch.open();
+        let mut buf = KVVec::from_elem(0, LEN, GFP_KERNEL)?;
+        for _ in 0..sent {
+            receive(&to, Some(0), Some(TAG), &mut buf, SOON).here()?;
+            check!(buf[..] == message[..]);
+        }
+        all_acknowledged(&from, 1)?;
+        check_eq!(from.peer(1).map(|p| p.snapshot().unsent), Some(0));
+        Ok(())
+    }
+
+    /// Senders that wait because too much has yet to be sent: one longer than all that may wait is no
+    /// exception, who gives up holds up nobody, and short messages pass.
+    #[test]
+    fn unsent_messages_are_waited_for() -> Result {
+        const LEN: usize = 64 << 10;
+        let mut plan = Plan::gated(2)?;
+        plan.limits.unsent_bytes = 4096;
+        let cluster = Cluster::new(plan)?;
+        let (from, to) = cluster.pair()?;
+        let latch = Latch::new()?;
+        register_latched(&to, FUNC, Class::Short, &latch)?;
+        from.rcall(1, FUNC, &[], SOON).here()?;
+        latch.wait_held(1)?;
+        let sent = fill(&from, LEN)?;
+        let theirs = from.clone();
+        let patience = Timeout::After(200 * SLOWNESS);
+        let impatient = spawn(move || theirs.send(1, TAG, &pattern(LEN, 2)?, patience))?;
+        impatient.wait_asleep()?;
+        let theirs = from.clone();
+        let patient = spawn(move || theirs.send(1, TAG, &pattern(2 * LEN, 3)?, SOON))?;
+        patient.wait_asleep()?;
+        // All of these go before the two.
+        send_numbers(&from, 1, 0..10)?;
+        check_eq!(
+            from.send(1, TAG, &pattern(LEN, 2)?, Timeout::NoWait),
+            Err(EAGAIN)
+        );
+        check_eq!(impatient.join()?, Err(ETIMEDOUT));
+        check!(!patient.is_done());
+        latch.open();
+        check_eq!(patient.join()?, Ok(()));
+        let mut buf = KVVec::from_elem(0, 2 * LEN, GFP_KERNEL)?;
+        for _ in 0..sent {
+            let info = receive(&to, Some(0), Some(TAG), &mut buf, SOON).here()?;
+            check_eq!(info.len, LEN);
+        }
+        for number in 0..10 {
+            check_eq!(receive_number(&to, Some(0), Some(TAG), SOON), Ok(number));
+        }
+        receive(&to, Some(0), Some(TAG), &mut buf, SOON).here()?;
+        check!(buf[..] == pattern(2 * LEN, 3)?[..]);
+        all_acknowledged(&from, 1)?;
+        check_eq!(from.peer(1).map(|p| p.snapshot().unsent), Some(0));
+        Ok(())
+    }
+
+    /// Who waits when the peer goes down is told, although there would be room for what is not sent.
+    #[test]
+    fn unsent_messages_end_with_the_peer() -> Result {
+        const LEN: usize = 64 << 10;
+        const DEAD_MS: Millis = 1000 * SLOWNESS;
+        let mut plan = Plan::gated(2)?;
+        plan.limits.unsent_bytes = 4096;
+        plan.limits.dead_ms = DEAD_MS as u32;
+        let cluster = Cluster::new(plan)?;
+        let (from, to) = cluster.pair()?;
+        let latch = Latch::new()?;
+        register_latched(&to, FUNC, Class::Short, &latch)?;
+        from.rcall(1, FUNC, &[], SOON).here()?;
+        latch.wait_held(1)?;
+        fill(&from, LEN)?;
+        let theirs = from.clone();
+        let sender = spawn(move || theirs.send(1, TAG, &pattern(LEN, 2)?, SOON))?;
+        sender.wait_asleep()?;
+        cluster.gate(0)?.set_deaf(true);
+        check_eq!(sender.join()?, Err(EHOSTDOWN));
+        latch.open();
+        Ok(())
+    }
+
+    /// While the listener reads something long, which keeps the link from others, what they send is left
+    /// to it: nobody waits for the link, and nobody for one who does.
+    #[test]
+    fn reader_sends_for_others() -> Result {
+        const DRAG: Millis = 200;
+        let cluster = gated_pair()?;
+        let (from, to) = cluster.pair()?;
+        let (gate, at) = (cluster.gate(1)?, from.me().addr.ip());
+        gate.set_drag(DRAG);
+        let looks = gate.looks(at);
+        from.send(1, TAG, &pattern(1 << 20, 1)?, SOON).here()?;
+        // The header, and then the long payload.
+        eventually(|| gate.looks(at) >= looks + 2)?;
+        let sends = gate.sends(at);
+        let begin = clock::now();
+        send_numbers(&to, 0, 0..3)?;
+        // If the listener is still at the same read, which it need not be on a busy machine.
+        if clock::now() < begin + DRAG / 2 {
+            check_eq!(gate.sends(at), sends);
+        }
+        expect_numbers(&from, 1, 3)?;
+        gate.set_drag(0);
+        waiting(&to, 1, 0)
     }
 
     /// What was sent goes before a good-bye, even if it is still waiting for somebody else to send it.

@@ -35,6 +35,7 @@ pub(super) const LIMITS: Limits = Limits {
     short_warn_us: 10_000,
     kept_bytes: 32 << 20,
     kept_frames: 16384,
+    unsent_bytes: 1 << 20,
 };
 
 /// A parameter: how to get it, how to set it, and its range, if it has one.
@@ -56,7 +57,7 @@ macro_rules! parameters {
     };
 }
 
-const PARAMETERS: [Parameter; 13] = parameters! {
+const PARAMETERS: [Parameter; 14] = parameters! {
     max_message: Some((1, 1 << 30)),
     max_rcall: Some((1, 16 << 20)),
     queue_bytes: Some((4096, 1 << 40)),
@@ -70,6 +71,7 @@ const PARAMETERS: [Parameter; 13] = parameters! {
     short_warn_us: None,
     kept_bytes: Some((4096, 1 << 40)),
     kept_frames: Some((1, 1 << 20)),
+    unsent_bytes: Some((4096, 1 << 40)),
 };
 
 /// Some of the parameters are given, any value that they have room for.
