@@ -82,6 +82,9 @@ use transport::{
 /// Who reads so many bytes at one go keeps the link from those who would send for a while.
 const MANY: usize = 16 << 10;
 
+/// The most that are read at one go, so that this is not for long.
+const MOST: usize = 256 << 10;
+
 /// How far a connection has come. The listener that serves it moves it on.
 pub(crate) enum Phase {
     /// This node is connecting to the peer.
@@ -263,7 +266,7 @@ impl Conn {
 
     /// [`Link::recv`]. Process context.
     pub(crate) fn recv(&self, space: Space<'_>) -> Result<usize> {
-        let Space { to, most } = space;
+        let (to, most) = (space.to, space.most.min(MOST));
         let session = self.session().filter(|_| most >= MANY);
         match session {
             Some(session) => session.read_many(|| self.link.recv(to, most)),

@@ -111,10 +111,48 @@ pub(crate) struct Stats {
     pub(crate) attempts: Counter,
 }
 
+/// What is sent, as far as it matters to who waits to do so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A message.
+    Short,
+    /// A message of [`LONG`] bytes or more. Of these only so many bytes may wait to be sent: what is sent
+    /// after them, a call perhaps, waits for them.
+    Long,
+    /// A call.
+    Call,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Short, Self::Long, Self::Call];
+
+    fn of(lane: Lane, cost: u64) -> Self {
+        match lane {
+            Lane::Messages if cost >= message_cost(LONG) => Self::Long,
+            Lane::Messages => Self::Short,
+            Lane::Calls => Self::Call,
+        }
+    }
+
+    fn lane(self) -> Lane {
+        match self {
+            Self::Short | Self::Long => Lane::Messages,
+            Self::Call => Lane::Calls,
+        }
+    }
+}
+
+/// Who waits, by what he is to send.
+type Waiters = [List<Waiter>; Kind::ALL.len()];
+
+const fn no_waiters() -> Waiters {
+    [const { List::new() }; Kind::ALL.len()]
+}
+
 /// Somebody who waits until he may send a frame.
 #[pin_data]
 struct Waiter {
-    lane: Lane,
+    kind: Kind,
     cost: u64,
     /// Who came earlier has the lower one.
     ticket: Atomic<u64>,
@@ -156,11 +194,14 @@ struct Flow {
     unsent: u64,
     /// There is a connection that takes them.
     connected: bool,
-    /// First come, first served, so that a long message is not starved by short ones: within a lane,
-    /// and among those who may go and wait for room to be kept. Who may not go yet, for want of credit
-    /// or because too much waits to be sent, holds up nobody in the other lane.
-    waiters: [List<Waiter>; 2],
+    /// First come, first served, so that a long message is not starved by short ones: for credit within
+    /// a lane, and for room to be kept among all who may go. Who lacks credit holds up nobody in the other
+    /// lane; a long message that waits until less is unsent holds up no call, and lets some short messages
+    /// pass.
+    waiters: Waiters,
     tickets: u64,
+    /// Bytes of short messages that were let through since a long one was, or came to wait.
+    passed: u64,
     /// So much is kept that the other side is to be asked what it has.
     ask: bool,
 }
@@ -174,38 +215,64 @@ impl Flow {
             kept: [0, 0],
             unsent: 0,
             connected: true,
-            waiters: [List::new(), List::new()],
+            waiters: no_waiters(),
             tickets: 0,
+            passed: 0,
             ask: false,
         }
     }
 
-    /// Whether a frame is a long message, of which only so many bytes may wait to be sent: what is sent
-    /// after it, a call perhaps, waits for it.
-    fn is_long(lane: Lane, cost: u64) -> bool {
-        lane == Lane::Messages && cost >= message_cost(LONG)
+    /// Whether long messages have to wait because so much waits to be sent already.
+    fn are_long_held_up(&self, limit: u64) -> bool {
+        self.connected && self.unsent >= limit
     }
 
-    /// Whether a frame has to wait because too much waits to be sent already.
-    fn is_held_up(&self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
-        Self::is_long(lane, cost) && self.connected && self.unsent >= bounds.unsent
+    /// The first who waits with a frame of this kind: his ticket, and what he needs.
+    fn head(&self, kind: Kind) -> Option<(u64, u64)> {
+        let waiter = self.waiters[kind as usize].iter().next()?;
+        Some((waiter.ticket.load(Relaxed), waiter.cost))
     }
 
-    /// Whether a frame may be sent as soon as there is room for it.
-    fn may_go(&self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
-        self.send[lane as usize].is_enough_for(cost) && !self.is_held_up(lane, cost, bounds)
+    /// Whether who has this ticket may send a frame as soon as there is room for it. `limit`: how much of
+    /// long messages may be unsent.
+    fn may_go(&self, kind: Kind, ticket: u64, cost: u64, bounds: &Keep, limit: u64) -> bool {
+        let credit = &self.send[kind.lane() as usize];
+        let earlier = |kind| self.head(kind).filter(|&(other, _)| other < ticket);
+        match kind {
+            Kind::Call => credit.is_enough_for(cost),
+            Kind::Long => {
+                // Credit is for who came first.
+                let in_turn =
+                    earlier(Kind::Short).is_none_or(|(_, ahead)| credit.is_enough_for(ahead));
+                in_turn && credit.is_enough_for(cost) && !self.are_long_held_up(limit)
+            }
+            Kind::Short => match earlier(Kind::Long) {
+                None => credit.is_enough_for(cost),
+                // Its credit is left to it, and as many bytes pass as make a turn of its own kind.
+                Some((_, ahead)) => {
+                    self.are_long_held_up(bounds.unsent)
+                        && self.passed < bounds.unsent
+                        && credit.is_enough_for(ahead.saturating_add(cost))
+                }
+            },
+        }
     }
 
     /// Takes what a frame needs, if there is enough of both credit and room.
-    fn take(&mut self, lane: Lane, cost: u64, bounds: &Keep) -> bool {
+    fn take(&mut self, kind: Kind, cost: u64, bounds: &Keep) -> bool {
         // One frame can be kept in any case, however long.
         let room = self.kept[1] == 0
             || (self.kept[0].saturating_add(cost) <= bounds.all[0] && self.kept[1] < bounds.all[1]);
-        if !room || !self.send[lane as usize].take(cost) {
+        if !room || !self.send[kind.lane() as usize].take(cost) {
             return false;
         }
-        if Self::is_long(lane, cost) {
-            self.unsent += cost;
+        match kind {
+            Kind::Call => {}
+            Kind::Short => self.passed = self.passed.saturating_add(cost),
+            Kind::Long => {
+                self.unsent += cost;
+                self.passed = 0;
+            }
         }
         // Half of the room is left for what is sent until the answer comes.
         let was_much = self.is_much(bounds);
@@ -221,55 +288,57 @@ impl Flow {
         self.kept.iter().zip(&bounds.all).any(half)
     }
 
-    /// Puts somebody behind all who wait in his lane.
+    /// Puts somebody behind all who wait with a frame of the same kind.
     fn queue(&mut self, waiter: ListArc<Waiter>) {
+        let kind = waiter.kind;
+        if kind == Kind::Long && self.head(kind).is_none() {
+            self.passed = 0;
+        }
         self.tickets += 1;
         waiter.ticket.store(self.tickets, Relaxed);
-        self.waiters[waiter.lane as usize].push_back(waiter);
+        self.waiters[kind as usize].push_back(waiter);
     }
 
-    /// Whose turn it is: of the first in each lane, the earlier one, if he may go. His lane, and what he
-    /// needs.
-    fn first(&self, bounds: &Keep) -> Option<(Lane, u64)> {
-        let first = |lane: Lane| {
-            let waiter = self.waiters[lane as usize].iter().next()?;
-            self.may_go(lane, waiter.cost, bounds)
-                .then(|| (waiter.ticket.load(Relaxed), lane, waiter.cost))
-        };
-        let [messages, calls] = Lane::ALL.map(first);
-        let (_, lane, cost) = match (messages, calls) {
-            (Some(a), Some(b)) if b.0 < a.0 => b,
-            (Some(a), _) => a,
-            (None, b) => b?,
-        };
-        Some((lane, cost))
+    /// Whose turn it is: of those who may go, the one who came first. What he has, and needs.
+    fn first(&self, bounds: &Keep) -> Option<(Kind, u64)> {
+        let heads = Kind::ALL
+            .into_iter()
+            .filter_map(|kind| self.head(kind).map(|(ticket, cost)| (ticket, kind, cost)));
+        let (_, kind, cost) = heads
+            .filter(|&(ticket, kind, cost)| self.may_go(kind, ticket, cost, bounds, bounds.unsent))
+            .min_by_key(|&(ticket, ..)| ticket)?;
+        Some((kind, cost))
     }
 
     /// Takes what a frame needs that nobody has waited with, unless somebody waits for the same.
     ///
-    /// `may_wait`: `false` in the thread that others wait for to send what is queued.
-    fn take_at_once(&mut self, lane: Lane, cost: u64, bounds: &Keep, may_wait: bool) -> bool {
-        if may_wait && self.is_held_up(lane, cost, bounds) {
-            return false;
-        }
-        let sender = &self.send[lane as usize];
-        let passes = |ahead: u64| {
-            // It has its credit, which is left to it, and will be the first to be let through.
-            self.is_held_up(lane, ahead, bounds) && sender.is_enough_for(ahead.saturating_add(cost))
+    /// `may_wait`: `false` in the thread that others wait for to send what is queued, which is let
+    /// through where others have to wait for that.
+    fn take_at_once(&mut self, kind: Kind, cost: u64, bounds: &Keep, may_wait: bool) -> bool {
+        let limit = match may_wait {
+            true => bounds.unsent,
+            false => bounds.unsent.saturating_mul(2),
         };
-        let ahead = self.waiters[lane as usize].iter().next();
-        ahead.is_none_or(|ahead| passes(ahead.cost))
+        let in_turn = self.head(kind).is_none_or(|(_, ahead)| {
+            let credit = &self.send[kind.lane() as usize];
+            kind == Kind::Long
+                && !may_wait
+                && self.are_long_held_up(bounds.unsent)
+                && credit.is_enough_for(ahead.saturating_add(cost))
+        });
+        in_turn
+            && self.may_go(kind, u64::MAX, cost, bounds, limit)
             && self.first(bounds).is_none()
-            && self.take(lane, cost, bounds)
+            && self.take(kind, cost, bounds)
     }
 
     /// Lets through those whose turn it is.
     fn admit_waiters(&mut self, bounds: &Keep) {
-        while let Some((lane, cost)) = self.first(bounds) {
-            if !self.take(lane, cost, bounds) {
+        while let Some((kind, cost)) = self.first(bounds) {
+            if !self.take(kind, cost, bounds) {
                 return;
             }
-            if let Some(waiter) = self.waiters[lane as usize].pop_front() {
+            if let Some(waiter) = self.waiters[kind as usize].pop_front() {
                 waiter.admitted.store(true, Relaxed);
                 waiter.done.fire();
             }
@@ -277,12 +346,12 @@ impl Flow {
     }
 
     /// Lets nobody through any more. Those who wait are to be told without the lock.
-    fn turn_away(&mut self) -> [List<Waiter>; 2] {
-        core::mem::replace(&mut self.waiters, [List::new(), List::new()])
+    fn turn_away(&mut self) -> Waiters {
+        core::mem::replace(&mut self.waiters, no_waiters())
     }
 }
 
-fn tell(waiters: [List<Waiter>; 2]) {
+fn tell(waiters: Waiters) {
     for mut list in waiters {
         while let Some(waiter) = list.pop_front() {
             waiter.done.fire();
@@ -867,15 +936,16 @@ impl Peer {
         timeout: Timeout,
         may_wait: bool,
     ) -> Result<Kept> {
+        let kind = Kind::of(lane, cost);
         let kept = |ask| Kept {
             peer: self.clone(),
             session: session.number,
             cost,
             frames: 1,
-            unsent: Atomic::new(Flow::is_long(lane, cost)),
+            unsent: Atomic::new(kind == Kind::Long),
             ask,
         };
-        if let Some(ask) = self.try_admit(session, lane, cost, may_wait)? {
+        if let Some(ask) = self.try_admit(session, kind, cost, may_wait)? {
             return Ok(kept(ask));
         }
         if timeout == Timeout::NoWait {
@@ -886,7 +956,7 @@ impl Peer {
         }
         let waiter = Arc::pin_init(
             pin_init!(Waiter {
-                lane,
+                kind,
                 cost,
                 ticket: Atomic::new(0),
                 admitted: Atomic::new(false),
@@ -912,13 +982,13 @@ impl Peer {
     fn try_admit(
         &self,
         session: &Arc<Session>,
-        lane: Lane,
+        kind: Kind,
         cost: u64,
         may_wait: bool,
     ) -> Result<Option<bool>> {
         let mut inner = self.inner.lock();
         let flow = inner.flow_of(session)?;
-        let taken = flow.take_at_once(lane, cost, &self.keep, may_wait);
+        let taken = flow.take_at_once(kind, cost, &self.keep, may_wait);
         Ok(taken.then(|| core::mem::take(&mut flow.ask)))
     }
 
@@ -937,7 +1007,7 @@ impl Peer {
         }
         let flow = inner.flow_of(session)?;
         // Not admitted: it is still in the list, and those behind it may fit where it did not.
-        let waiters = &mut flow.waiters[waiter.lane as usize];
+        let waiters = &mut flow.waiters[waiter.kind as usize];
         let mut cursor = waiters.cursor_front();
         let mut found = None;
         while let Some(next) = cursor.peek_next() {

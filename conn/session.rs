@@ -189,7 +189,8 @@ impl Session {
         self.tx.set_reading(true);
         let result = read();
         if self.tx.set_reading(false) {
-            self.flush();
+            // As much as may have been read.
+            self.see_to(self.tx.drain(&self.inbox, super::MOST));
         }
         result
     }

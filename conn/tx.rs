@@ -8,7 +8,7 @@
 //! there is none, the rest is sent by the listener, which the link then calls.
 //!
 //! While the listener reads a long payload, it has the link's lock for most of the time, and takes it
-//! again before others have woken up. Frames are left to it then, to be sent between two reads: whoever
+//! again before they have woken up. Frames are left to it then, to be sent between two reads: whoever
 //! sent them himself would wait for the lock, and others, whose frames he has taken along, for him.
 //!
 //! Frames that follow one right after the other, with nothing coming back in between, would each
@@ -654,6 +654,22 @@ impl Batch {
         }
     }
 
+    /// The session is over, and nothing of it is sent any more, but for the rest of what has been begun if
+    /// there are last words that come behind it (`is_ending`).
+    fn give_up(&mut self, is_ending: bool, gone: &mut List<OutFrame>) {
+        let begun = usize::from(is_ending && self.offset > 0);
+        while self.count > begun {
+            let Some(frame) = self.frames.pop_back() else {
+                break;
+            };
+            gone.push_back(frame);
+            self.count -= 1;
+        }
+        if begun == 0 {
+            self.offset = 0;
+        }
+    }
+
     /// Puts what belongs to the session back where it came from; the rest is gone.
     fn put_back(&mut self, outbox: &mut Outbox, gone: &mut List<OutFrame>) {
         while let Some(frame) = self.frames.pop_back() {
@@ -734,6 +750,9 @@ impl Queue {
         self.resume = None;
         if let Some(last) = self.ending.take().and_then(|ending| ending.last) {
             gone.push_back(last);
+        }
+        if self.over {
+            self.unsent.give_up(false, gone);
         }
         self.pace.left = 0;
         self.change += 1;
@@ -979,8 +998,8 @@ impl Tx {
         }
     }
 
-    /// Sends what waits, as much of it as can have been left to others, and `last` over this connection
-    /// and closes it, unless it has gone already. Where there is no room, room is made for what has been
+    /// Sends what waits, or as much of it as anybody sends at one go, and `last` over this connection and
+    /// closes it, unless it has gone already. Where there is no room, room is made for what has been
     /// begun and `last`; the rest waits for the next connection.
     pub(crate) fn end(&self, inbox: &Inbox, conn: &Arc<Conn>, last: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
@@ -996,7 +1015,7 @@ impl Tx {
         );
         queue.ending = Some(Ending {
             until: queue.outbox.last(),
-            budget: Pace::WORTH,
+            budget: SHARE,
             last: Some(last),
             roomy: false,
         });
@@ -1010,8 +1029,10 @@ impl Tx {
     /// to say it says.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
+        let mut unsent = List::new();
         queue.over = true;
-        let unsent = core::mem::replace(&mut queue.unsent, Batch::new());
+        let is_ending = queue.ending.is_some();
+        queue.unsent.give_up(is_ending, &mut unsent);
         let rest = (queue.outbox.clear(), queue.question.take(), unsent);
         // Their charges want to be released without the lock.
         drop(queue);
@@ -1091,7 +1112,8 @@ impl<'a> Sending<'a> {
             Via::Upcall(own, _) if queue.is_past(own) || queue.ending.is_some() => {
                 return Err(Drained::Yield(own.clone()));
             }
-            Via::Thread if queue.reading => {
+            // Last words are worth waiting for the lock: what follows takes away what they come behind.
+            Via::Thread if queue.reading && queue.ending.is_none() => {
                 queue.left_to_reader = true;
                 return Err(Drained::Done);
             }
@@ -1170,6 +1192,10 @@ impl<'a> Sending<'a> {
                 self.batch.fill(queue, inbox);
                 if self.batch.count == 0 {
                     Drained::Done
+                } else if queue.reading && queue.ending.is_none() && !self.is_upcall() {
+                    // The reader has begun meanwhile.
+                    queue.left_to_reader = true;
+                    Drained::Done
                 } else if self.total >= share && queue.ending.is_none() {
                     Drained::Yield(conn.clone())
                 } else {
@@ -1186,10 +1212,9 @@ impl<'a> Sending<'a> {
             self.ended = queue.detach(&mut self.gone);
         }
         if queue.over {
-            self.gone.push_all_back(&mut self.batch.frames);
-        } else {
-            queue.unsent = core::mem::replace(&mut self.batch, Batch::new());
+            self.batch.give_up(queue.ending.is_some(), &mut self.gone);
         }
+        queue.unsent = core::mem::replace(&mut self.batch, Batch::new());
         Some(result)
     }
 

@@ -62,8 +62,8 @@ struct kccm_msg_info {
  * @tag: the tag a receiver asks for
  * @buf: the message; it may be reused as soon as the call returns
  * @len: its length, 0 to the smaller of the two nodes' max_message
- * @timeout_ms: how long to wait while @dst has no room for it: KCCM_FOREVER,
- *		KCCM_NOWAIT, or milliseconds
+ * @timeout_ms: how long to wait while there is no room for it, there or here:
+ *		KCCM_FOREVER, KCCM_NOWAIT, or milliseconds
  *
  * Returns once the message is accepted: it is delivered exactly once, in the
  * order in which messages were sent to @dst, over however many connections,

@@ -489,15 +489,16 @@ class Talk:
     def everything(self) -> Iterator[Cell]:
         """Every speech in every state where frames are expected, one of each kind elsewhere.
 
-        On a kernel that takes much longer, because it checks itself, a sixth of the kinds in each
-        state, another one in each: all are said in some state on either side.
+        On a kernel that takes much longer, because it checks itself, each kind in one state where
+        frames are expected and in one elsewhere, on either side.
         """
         slow = timeout_scale() > 1
+        elsewhere = self.SILENT + self.OVER
         for peer, states in self.STATES.items():
-            for turn, state in enumerate(states):
-                elsewhere = state in self.SILENT + self.OVER
-                speeches = KINDS_OF_SPEECH if slow or elsewhere else SPEECHES
-                for speech in speeches[turn % 6 :: 6] if slow else speeches:
+            for state in states:
+                alike = [s for s in states if (s in elsewhere) == (state in elsewhere)]
+                speeches = KINDS_OF_SPEECH if slow or state in elsewhere else SPEECHES
+                for speech in speeches[alike.index(state) :: len(alike)] if slow else speeches:
                     cell = state(self, speech)
                     if state in self.SILENT:
                         yield cell.nothing_left(peer)

@@ -424,10 +424,17 @@ mod tests {
         Ok(())
     }
 
-    /// So is one that had more to send than TCP has room for.
+    /// So is one that had more to send than TCP has room for, although it may be reading something long;
+    /// and what it was in the middle of sending is whole.
     #[test]
     fn last_words_find_room() -> Result {
-        for len in [1 << 10, 64 << 10] {
+        const DRAG: Millis = 200;
+        for (len, reads) in [
+            (1 << 10, false),
+            (64 << 10, false),
+            (200, true),
+            (64 << 10, true),
+        ] {
             let mut plan = Plan::gated(2)?;
             plan.limits.dead_ms = 10 * SOON_MS as u32;
             let mut cluster = Cluster::new(plan)?;
@@ -443,6 +450,14 @@ mod tests {
                 sent.is_err() || gate.full() > 0
             })?;
             check!(gate.full() > 0);
+            if reads {
+                gate.set_drag(DRAG);
+                let at = slow.me().addr.ip();
+                let looks = gate.looks(at);
+                slow.send(0, TAG, &pattern(1 << 20, 2)?, SOON).here()?;
+                // The header, and then the payload.
+                eventually(|| gate.looks(at) >= looks + 2)?;
+            }
             let conn = node.peer(1).and_then(|peer| peer.conn()).ok_or(EINVAL)?;
             let opener: Job<Result> = spawn(move || {
                 let ended = eventually(|| conn.failure().is_some());
@@ -453,6 +468,10 @@ mod tests {
             stop_promptly(&mut cluster, 0)?;
             opener.join()??;
             sees_down(&slow, 0)?;
+            let mut buf = KVVec::from_elem(0, len, GFP_KERNEL)?;
+            while receive(&slow, None, Some(TAG), &mut buf, Timeout::NoWait).is_ok() {
+                check!(buf[..] == message[..]);
+            }
         }
         Ok(())
     }
