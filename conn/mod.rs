@@ -13,6 +13,7 @@
 //! | `hello`     | the handshake and every reason to refuse (pure)                      |
 //! | `state`     | the state machine of one peer's connection, back-off (pure)          |
 //! | `credit`    | how much may be sent (pure)                                          |
+//! | `flow`      | who may send next, and who waits for credit or room                  |
 //! | `peer`      | one other node: its state, its session, its counters                 |
 //! | `session`   | what two incarnations have with each other, across connections       |
 //! | `outbox`    | what a session sends, kept until it is acknowledged (pure)           |
@@ -25,6 +26,7 @@
 pub(crate) mod ao;
 pub(crate) mod buffers;
 pub(crate) mod credit;
+mod flow;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod inbox;

@@ -6,10 +6,15 @@
 //! of its incarnations to that one's end, and during that one connection after the other.
 
 use super::credit::{
-    message_cost,
     Lane,
-    Receiver,
-    Sender, //
+    Receiver, //
+};
+use super::flow::{
+    tell,
+    Flow,
+    Keep,
+    Kind,
+    Waiter, //
 };
 use super::frame::Bounds;
 use super::hello::{
@@ -40,20 +45,8 @@ use crate::sys::lock::{
     new_spinlock_bh,
     SpinLockBh, //
 };
-use crate::sys::wait::{
-    OneShot,
-    Timeout, //
-};
+use crate::sys::wait::Timeout;
 use core::net::SocketAddr;
-use kernel::list::{
-    impl_list_arc_safe,
-    impl_list_item,
-    AtomicTracker,
-    List,
-    ListArc,
-    ListLinks,
-    TryNewListArc, //
-};
 use kernel::prelude::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -109,254 +102,6 @@ pub(crate) struct Stats {
     pub(crate) reconnects: Counter,
     /// Attempts to connect.
     pub(crate) attempts: Counter,
-}
-
-/// What is sent, as far as it matters to who waits to do so.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A message.
-    Short,
-    /// A message of [`LONG`] bytes or more. Of these only so many bytes may wait to be sent: what is sent
-    /// after them, a call perhaps, waits for them.
-    Long,
-    /// A call.
-    Call,
-}
-
-impl Kind {
-    const ALL: [Self; 3] = [Self::Short, Self::Long, Self::Call];
-
-    fn of(lane: Lane, cost: u64) -> Self {
-        match lane {
-            Lane::Messages if cost >= message_cost(LONG) => Self::Long,
-            Lane::Messages => Self::Short,
-            Lane::Calls => Self::Call,
-        }
-    }
-
-    fn lane(self) -> Lane {
-        match self {
-            Self::Short | Self::Long => Lane::Messages,
-            Self::Call => Lane::Calls,
-        }
-    }
-}
-
-/// Who waits, by what he is to send.
-type Waiters = [List<Waiter>; Kind::ALL.len()];
-
-const fn no_waiters() -> Waiters {
-    [const { List::new() }; Kind::ALL.len()]
-}
-
-/// Somebody who waits until he may send a frame.
-#[pin_data]
-struct Waiter {
-    kind: Kind,
-    cost: u64,
-    /// Who came earlier has the lower one.
-    ticket: Atomic<u64>,
-    /// Set, under the peer's lock, when it was let through.
-    admitted: Atomic<bool>,
-    #[pin]
-    done: OneShot,
-    #[pin]
-    links: ListLinks,
-    #[pin]
-    tracker: AtomicTracker,
-}
-
-impl_list_arc_safe! {
-    impl ListArcSafe<0> for Waiter { tracked_by tracker: AtomicTracker; }
-}
-impl_list_item! {
-    impl ListItem<0> for Waiter { using ListLinks { self.links }; }
-}
-
-/// From this length on a message is long, bytes.
-const LONG: u32 = 16 << 10;
-
-/// What may be kept of what is sent to a peer.
-struct Keep {
-    /// All until it is acknowledged: bytes, frames.
-    all: [u64; 2],
-    /// Long messages until a connection takes them, bytes.
-    unsent: u64,
-}
-
-/// What is sent in a session, and who waits for that.
-struct Flow {
-    session: Arc<Session>,
-    send: [Sender; 2],
-    /// What is kept until it is acknowledged: bytes, frames.
-    kept: [u64; 2],
-    /// Bytes of long messages that no connection has taken yet.
-    unsent: u64,
-    /// There is a connection that takes them.
-    connected: bool,
-    /// First come, first served, so that a long message is not starved by short ones: for credit within
-    /// a lane, and for room to be kept among all who may go. Who lacks credit holds up nobody in the other
-    /// lane; a long message that waits until less is unsent holds up no call, and lets some short messages
-    /// pass.
-    waiters: Waiters,
-    tickets: u64,
-    /// Bytes of short messages that were let through since a long one was, or came to wait.
-    passed: u64,
-    /// So much is kept that the other side is to be asked what it has.
-    ask: bool,
-}
-
-impl Flow {
-    fn new(session: Arc<Session>, granted: [u64; 2]) -> Self {
-        let windows = session.peer.windows;
-        Self {
-            session,
-            send: [0, 1].map(|i: usize| Sender::new(windows[i], granted[i])),
-            kept: [0, 0],
-            unsent: 0,
-            connected: true,
-            waiters: no_waiters(),
-            tickets: 0,
-            passed: 0,
-            ask: false,
-        }
-    }
-
-    /// Whether long messages have to wait because so much waits to be sent already.
-    fn are_long_held_up(&self, limit: u64) -> bool {
-        self.connected && self.unsent >= limit
-    }
-
-    /// The first who waits with a frame of this kind: his ticket, and what he needs.
-    fn head(&self, kind: Kind) -> Option<(u64, u64)> {
-        let waiter = self.waiters[kind as usize].iter().next()?;
-        Some((waiter.ticket.load(Relaxed), waiter.cost))
-    }
-
-    /// Whether who has this ticket may send a frame as soon as there is room for it. `limit`: how much of
-    /// long messages may be unsent.
-    fn may_go(&self, kind: Kind, ticket: u64, cost: u64, bounds: &Keep, limit: u64) -> bool {
-        let credit = &self.send[kind.lane() as usize];
-        let earlier = |kind| self.head(kind).filter(|&(other, _)| other < ticket);
-        match kind {
-            Kind::Call => credit.is_enough_for(cost),
-            Kind::Long => {
-                // Credit is for who came first.
-                let in_turn =
-                    earlier(Kind::Short).is_none_or(|(_, ahead)| credit.is_enough_for(ahead));
-                in_turn && credit.is_enough_for(cost) && !self.are_long_held_up(limit)
-            }
-            Kind::Short => match earlier(Kind::Long) {
-                None => credit.is_enough_for(cost),
-                // Its credit is left to it, and as many bytes pass as make a turn of its own kind.
-                Some((_, ahead)) => {
-                    self.are_long_held_up(bounds.unsent)
-                        && self.passed < bounds.unsent
-                        && credit.is_enough_for(ahead.saturating_add(cost))
-                }
-            },
-        }
-    }
-
-    /// Takes what a frame needs, if there is enough of both credit and room.
-    fn take(&mut self, kind: Kind, cost: u64, bounds: &Keep) -> bool {
-        // One frame can be kept in any case, however long.
-        let room = self.kept[1] == 0
-            || (self.kept[0].saturating_add(cost) <= bounds.all[0] && self.kept[1] < bounds.all[1]);
-        if !room || !self.send[kind.lane() as usize].take(cost) {
-            return false;
-        }
-        match kind {
-            Kind::Call => {}
-            Kind::Short => self.passed = self.passed.saturating_add(cost),
-            Kind::Long => {
-                self.unsent += cost;
-                self.passed = 0;
-            }
-        }
-        // Half of the room is left for what is sent until the answer comes.
-        let was_much = self.is_much(bounds);
-        self.kept[0] += cost;
-        self.kept[1] += 1;
-        self.ask |= !was_much && self.is_much(bounds);
-        true
-    }
-
-    /// Whether half of the room is taken.
-    fn is_much(&self, bounds: &Keep) -> bool {
-        let half = |(kept, bound): (&u64, &u64)| *kept >= bound.div_ceil(2);
-        self.kept.iter().zip(&bounds.all).any(half)
-    }
-
-    /// Puts somebody behind all who wait with a frame of the same kind.
-    fn queue(&mut self, waiter: ListArc<Waiter>) {
-        let kind = waiter.kind;
-        if kind == Kind::Long && self.head(kind).is_none() {
-            self.passed = 0;
-        }
-        self.tickets += 1;
-        waiter.ticket.store(self.tickets, Relaxed);
-        self.waiters[kind as usize].push_back(waiter);
-    }
-
-    /// Whose turn it is: of those who may go, the one who came first. What he has, and needs.
-    fn first(&self, bounds: &Keep) -> Option<(Kind, u64)> {
-        let heads = Kind::ALL
-            .into_iter()
-            .filter_map(|kind| self.head(kind).map(|(ticket, cost)| (ticket, kind, cost)));
-        let (_, kind, cost) = heads
-            .filter(|&(ticket, kind, cost)| self.may_go(kind, ticket, cost, bounds, bounds.unsent))
-            .min_by_key(|&(ticket, ..)| ticket)?;
-        Some((kind, cost))
-    }
-
-    /// Takes what a frame needs that nobody has waited with, unless somebody waits for the same.
-    ///
-    /// `may_wait`: `false` in the thread that others wait for to send what is queued, which is let
-    /// through where others have to wait for that.
-    fn take_at_once(&mut self, kind: Kind, cost: u64, bounds: &Keep, may_wait: bool) -> bool {
-        let limit = match may_wait {
-            true => bounds.unsent,
-            false => bounds.unsent.saturating_mul(2),
-        };
-        let in_turn = self.head(kind).is_none_or(|(_, ahead)| {
-            let credit = &self.send[kind.lane() as usize];
-            kind == Kind::Long
-                && !may_wait
-                && self.are_long_held_up(bounds.unsent)
-                && credit.is_enough_for(ahead.saturating_add(cost))
-        });
-        in_turn
-            && self.may_go(kind, u64::MAX, cost, bounds, limit)
-            && self.first(bounds).is_none()
-            && self.take(kind, cost, bounds)
-    }
-
-    /// Lets through those whose turn it is.
-    fn admit_waiters(&mut self, bounds: &Keep) {
-        while let Some((kind, cost)) = self.first(bounds) {
-            if !self.take(kind, cost, bounds) {
-                return;
-            }
-            if let Some(waiter) = self.waiters[kind as usize].pop_front() {
-                waiter.admitted.store(true, Relaxed);
-                waiter.done.fire();
-            }
-        }
-    }
-
-    /// Lets nobody through any more. Those who wait are to be told without the lock.
-    fn turn_away(&mut self) -> Waiters {
-        core::mem::replace(&mut self.waiters, no_waiters())
-    }
-}
-
-fn tell(waiters: Waiters) {
-    for mut list in waiters {
-        while let Some(waiter) = list.pop_front() {
-            waiter.done.fire();
-        }
-    }
 }
 
 /// A connection that is established, and its session.
@@ -520,8 +265,8 @@ impl Peer {
             epoch: if inner.connected { inner.epoch } else { 0 },
             session: inner.flow.as_ref().map_or(0, |flow| flow.session.number),
             #[cfg(KCCM_KUNIT)]
-            unsent: inner.flow.as_ref().map_or(0, |flow| flow.unsent),
-            kept: inner.flow.as_ref().map_or([0, 0], |flow| flow.kept),
+            unsent: inner.flow.as_ref().map_or(0, Flow::unsent),
+            kept: inner.flow.as_ref().map_or([0, 0], Flow::kept),
             incarnation: inner.incarnation,
             last_error: inner.last_error,
             last_refusal: inner.last_refusal,
@@ -737,13 +482,12 @@ impl Peer {
             Some(flow) => {
                 for (lane, limit) in Lane::ALL.into_iter().zip(granted) {
                     // One that makes no sense grants nothing.
-                    let _ = flow.send[lane as usize].grant(limit);
+                    let _ = flow.grant(lane, limit);
                 }
-                flow.connected = true;
-                flow.admit_waiters(&self.keep);
+                flow.set_connected(true);
             }
             None => {
-                inner.flow = Some(Flow::new(session.clone(), granted));
+                inner.flow = Some(Flow::new(session.clone(), granted, self.keep));
                 inner.sessions = session.number;
             }
         }
@@ -814,8 +558,7 @@ impl Peer {
             return;
         }
         if let Some(flow) = inner.flow.as_mut() {
-            flow.connected = false;
-            flow.admit_waiters(&self.keep);
+            flow.set_connected(false);
         }
     }
 
@@ -954,26 +697,8 @@ impl Peer {
         if !may_wait {
             return Err(EDEADLK);
         }
-        let waiter = Arc::pin_init(
-            pin_init!(Waiter {
-                kind,
-                cost,
-                ticket: Atomic::new(0),
-                admitted: Atomic::new(false),
-                done <- OneShot::new(),
-                links <- ListLinks::new(),
-                tracker <- AtomicTracker::new(),
-            }),
-            GFP_KERNEL,
-        )?;
-        {
-            let mut inner = self.inner.lock();
-            let flow = inner.flow_of(session)?;
-            if let Ok(entry) = ListArc::try_from_arc(waiter.clone()) {
-                flow.queue(entry);
-            }
-            flow.admit_waiters(&self.keep);
-        }
+        let waiter = Waiter::new(kind, cost)?;
+        self.inner.lock().flow_of(session)?.queue(&waiter);
         let waited = waiter.done.wait(timeout);
         self.admitted(&waiter, session, waited).map(kept)
     }
@@ -988,8 +713,8 @@ impl Peer {
     ) -> Result<Option<bool>> {
         let mut inner = self.inner.lock();
         let flow = inner.flow_of(session)?;
-        let taken = flow.take_at_once(kind, cost, &self.keep, may_wait);
-        Ok(taken.then(|| core::mem::take(&mut flow.ask)))
+        let taken = flow.take_at_once(kind, cost, may_wait);
+        Ok(taken.then(|| flow.take_ask()))
     }
 
     /// A wait for room is over: with it, without it, or with the session. Returns whether to ask what
@@ -1001,25 +726,12 @@ impl Peer {
         waited: Result,
     ) -> Result<bool> {
         let mut inner = self.inner.lock();
-        if waiter.admitted.load(Relaxed) {
+        if waiter.is_admitted() {
             let flow = inner.flow.as_mut();
-            return Ok(flow.is_some_and(|flow| core::mem::take(&mut flow.ask)));
+            return Ok(flow.is_some_and(Flow::take_ask));
         }
         let flow = inner.flow_of(session)?;
-        // Not admitted: it is still in the list, and those behind it may fit where it did not.
-        let waiters = &mut flow.waiters[waiter.kind as usize];
-        let mut cursor = waiters.cursor_front();
-        let mut found = None;
-        while let Some(next) = cursor.peek_next() {
-            if core::ptr::eq(&*next.arc(), &**waiter) {
-                found = Some(next.remove());
-                break;
-            }
-            if !cursor.move_next() {
-                break;
-            }
-        }
-        flow.admit_waiters(&self.keep);
+        let found = flow.leave(waiter);
         drop(inner);
         drop(found);
         waited?;
@@ -1033,34 +745,20 @@ impl Peer {
         let Some(flow) = inner.flow.as_mut() else {
             return Ok(());
         };
-        if flow.send[lane as usize].grant(limit).map_err(|_| EPROTO)? {
-            flow.admit_waiters(&self.keep);
-        }
-        Ok(())
+        flow.grant(lane, limit).map_err(|_| EPROTO)
     }
 
     /// Something sent is not kept any more.
     fn forget(&self, kept: &Kept) {
-        self.change_flow(kept.session, |flow| {
-            flow.kept[0] = flow.kept[0].saturating_sub(kept.cost);
-            flow.kept[1] = flow.kept[1].saturating_sub(kept.frames);
-        });
+        if let Some(flow) = self.inner.lock().flow_numbered(kept.session) {
+            flow.forget(kept.cost, kept.frames);
+        }
     }
 
     /// Something long does not wait to be sent any more.
     fn taken(&self, kept: &Kept) {
-        self.change_flow(kept.session, |flow| {
-            flow.unsent = flow.unsent.saturating_sub(kept.cost);
-        });
-    }
-
-    /// Something has changed in a session, if it is the present one, for which somebody may wait.
-    fn change_flow(&self, session: u64, change: impl FnOnce(&mut Flow)) {
-        let mut inner = self.inner.lock();
-        let flow = inner.flow.as_mut();
-        if let Some(flow) = flow.filter(|flow| flow.session.number == session) {
-            change(flow);
-            flow.admit_waiters(&self.keep);
+        if let Some(flow) = self.inner.lock().flow_numbered(kept.session) {
+            flow.taken(kept.cost);
         }
     }
 
@@ -1183,6 +881,11 @@ impl Inner {
     }
 
     /// What is sent in this session, if that is still the present one and its peer is not down.
+    fn flow_numbered(&mut self, session: u64) -> Option<&mut Flow> {
+        let flow = self.flow.as_mut();
+        flow.filter(|flow| flow.session.number == session)
+    }
+
     fn flow_of(&mut self, session: &Arc<Session>) -> Result<&mut Flow> {
         match &mut self.flow {
             Some(flow) if Arc::ptr_eq(&flow.session, session) => {
