@@ -42,8 +42,9 @@
 //!    Waking somebody is allowed under each. All are held with softirqs off ([`sys::lock`]) but `Events::flags`, which
 //!    only threads take. What is done under one does not grow with what is queued or registered, but for
 //!    a tree's depth. There are four exceptions: who gives up waiting to send looks for itself among
-//!    those who wait for the same peer; of these all are let through at once who may go; all receivers with too small a buffer for a message are told of
-//!    it in one go; and a reply, of 64 KiB at most, is copied to its caller under `Waiter::answer`.
+//!    those who wait for the same peer; of these all are let through at once who may go; all receivers
+//!    with too small a buffer for a message are told of it in one go; and a reply, of 64 KiB at most, is
+//!    copied to its caller under `Waiter::answer`.
 //!
 //! Under a spin lock nothing is allocated, nothing freed but a waiter that has been told, and no
 //! handler, subscriber or link called.

@@ -480,11 +480,11 @@ impl Peer {
         };
         match &mut inner.flow {
             Some(flow) => {
+                flow.set_connected(true);
                 for (lane, limit) in Lane::ALL.into_iter().zip(granted) {
                     // One that makes no sense grants nothing.
                     let _ = flow.grant(lane, limit);
                 }
-                flow.set_connected(true);
             }
             None => {
                 inner.flow = Some(Flow::new(session.clone(), granted, self.keep));
@@ -880,12 +880,13 @@ impl Inner {
         Some((self.line()?, limit))
     }
 
-    /// What is sent in this session, if that is still the present one and its peer is not down.
+    /// What is sent in the session of this number, if that is still the present one.
     fn flow_numbered(&mut self, session: u64) -> Option<&mut Flow> {
         let flow = self.flow.as_mut();
         flow.filter(|flow| flow.session.number == session)
     }
 
+    /// What is sent in this session, if that is still the present one and its peer is not down.
     fn flow_of(&mut self, session: &Arc<Session>) -> Result<&mut Flow> {
         match &mut self.flow {
             Some(flow) if Arc::ptr_eq(&flow.session, session) => {

@@ -8,7 +8,7 @@
 //! there is none, the rest is sent by the listener, which the link then calls.
 //!
 //! While the listener reads a long payload, it has the link's lock for most of the time, and takes it
-//! again before they have woken up. Frames are left to it then, to be sent between two reads: whoever
+//! again before anybody who waits for it has woken up. Frames are left to it then, to be sent between two reads: whoever
 //! sent them himself would wait for the lock, and others, whose frames he has taken along, for him.
 //!
 //! Frames that follow one right after the other, with nothing coming back in between, would each
@@ -654,33 +654,36 @@ impl Batch {
         }
     }
 
+    /// Takes out the last frame, but not one that has been begun if that is to be kept.
+    fn pop(&mut self, keep_begun: bool) -> Option<ListArc<OutFrame>> {
+        if self.count == usize::from(keep_begun && self.offset > 0) {
+            return None;
+        }
+        let frame = self.frames.pop_back()?;
+        self.count -= 1;
+        if self.count == 0 {
+            self.offset = 0;
+        }
+        Some(frame)
+    }
+
     /// The session is over, and nothing of it is sent any more, but for the rest of what has been begun if
     /// there are last words that come behind it (`is_ending`).
     fn give_up(&mut self, is_ending: bool, gone: &mut List<OutFrame>) {
-        let begun = usize::from(is_ending && self.offset > 0);
-        while self.count > begun {
-            let Some(frame) = self.frames.pop_back() else {
-                break;
-            };
+        while let Some(frame) = self.pop(is_ending) {
             gone.push_back(frame);
-            self.count -= 1;
-        }
-        if begun == 0 {
-            self.offset = 0;
         }
     }
 
     /// Puts what belongs to the session back where it came from; the rest is gone.
     fn put_back(&mut self, outbox: &mut Outbox, gone: &mut List<OutFrame>) {
-        while let Some(frame) = self.frames.pop_back() {
+        while let Some(frame) = self.pop(false) {
             if frame.seq() != 0 {
                 outbox.put_back(frame);
             } else {
                 gone.push_back(frame);
             }
         }
-        self.count = 0;
-        self.offset = 0;
     }
 }
 
@@ -715,6 +718,14 @@ impl Queue {
         }
     }
 
+    /// Whether whoever works `via` leaves what there is to be sent to the reader.
+    fn leave_to_reader(&mut self, via: Via<'_>) -> bool {
+        // Last words are worth waiting for the lock: what follows takes away what they come behind.
+        let leaves = self.reading && self.ending.is_none() && matches!(via, Via::Thread);
+        self.left_to_reader |= leaves;
+        leaves
+    }
+
     /// There is no room in the link. If its connection ends, room is to be made for the last words: once,
     /// for the link is not waited for. Then only what has been begun stays in the batch.
     fn wants_room(&mut self, batch: &mut Batch, gone: &mut List<OutFrame>) -> bool {
@@ -725,11 +736,7 @@ impl Queue {
             return false;
         }
         ending.budget = 0;
-        while batch.count > usize::from(batch.offset > 0) {
-            let Some(frame) = batch.frames.pop_back() else {
-                break;
-            };
-            batch.count -= 1;
+        while let Some(frame) = batch.pop(true) {
             if let Header::Bye(_) = frame.header {
                 ending.last = Some(frame);
             } else if frame.seq() != 0 {
@@ -1108,16 +1115,13 @@ impl<'a> Sending<'a> {
         if queue.is_idle() {
             return Err(Drained::Done);
         }
-        match via {
-            Via::Upcall(own, _) if queue.is_past(own) || queue.ending.is_some() => {
+        if let Via::Upcall(own, _) = via {
+            if queue.is_past(own) || queue.ending.is_some() {
                 return Err(Drained::Yield(own.clone()));
             }
-            // Last words are worth waiting for the lock: what follows takes away what they come behind.
-            Via::Thread if queue.reading && queue.ending.is_none() => {
-                queue.left_to_reader = true;
-                return Err(Drained::Done);
-            }
-            Via::Upcall(..) | Via::Thread => {}
+        }
+        if queue.leave_to_reader(via) {
+            return Err(Drained::Done);
         }
         let Some(conn) = queue.conn.clone() else {
             return Err(Drained::Done);
@@ -1160,8 +1164,7 @@ impl<'a> Sending<'a> {
                 self.past = core::mem::replace(&mut self.conn, queue.conn.clone());
             }
             if queue.over {
-                self.gone.push_all_back(&mut self.batch.frames);
-                self.batch = Batch::new();
+                self.batch.give_up(false, &mut self.gone);
             }
             self.batch.put_back(&mut queue.outbox, &mut self.gone);
             if let Some(received) = queue.resume.take() {
@@ -1192,9 +1195,8 @@ impl<'a> Sending<'a> {
                 self.batch.fill(queue, inbox);
                 if self.batch.count == 0 {
                     Drained::Done
-                } else if queue.reading && queue.ending.is_none() && !self.is_upcall() {
-                    // The reader has begun meanwhile.
-                    queue.left_to_reader = true;
+                } else if queue.leave_to_reader(self.via) {
+                    // He has begun meanwhile.
                     Drained::Done
                 } else if self.total >= share && queue.ending.is_none() {
                     Drained::Yield(conn.clone())

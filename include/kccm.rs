@@ -321,9 +321,8 @@ impl From<RecvError> for Error {
 /// Sends a message to the node `dst`, for it to receive by `tag`.
 ///
 /// Waits while `dst` has no room for it, or has yet to acknowledge too much, and with 16 KiB or more
-/// while too much has yet to be sent. Returns once the message
-/// is accepted: it is delivered exactly once, in the order in which messages were sent to `dst`, over
-/// however many connections, unless one of the two nodes ends before that.
+/// while too much has yet to be sent. Returns once the message is accepted: it is delivered exactly
+/// once, in the order in which messages were sent to `dst`, over however many connections, unless one of the two nodes ends before that.
 ///
 /// # Errors
 ///

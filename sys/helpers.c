@@ -281,17 +281,11 @@ u32 kccm_sock_acknowledged(struct socket *sock)
  */
 void kccm_sock_release(struct socket *sock)
 {
-	struct sock *sk = sock->sk;
+	int state = READ_ONCE(sock->sk->sk_state);
 
-	switch (READ_ONCE(sk->sk_state)) {
-	case TCP_ESTABLISHED:
-	case TCP_SYN_RECV:
-	case TCP_FIN_WAIT1:
-	case TCP_CLOSE_WAIT:
-	case TCP_CLOSING:
-	case TCP_LAST_ACK:
-		sock_no_linger(sk);
-	}
+	if ((1 << state) & (TCPF_ESTABLISHED | TCPF_SYN_RECV | TCPF_FIN_WAIT1 |
+			    TCPF_CLOSE_WAIT | TCPF_CLOSING | TCPF_LAST_ACK))
+		kccm_sock_reset_on_close(sock);
 	sock_release(sock);
 }
 

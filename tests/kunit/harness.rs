@@ -768,6 +768,17 @@ pub(super) fn register_latched(node: &Node, func: u32, class: Class, latch: &Lat
     })
 }
 
+/// Has the listener of a node held up in a handler that another one has called, until the latch is
+/// opened: it reads nothing.
+#[track_caller]
+pub(super) fn hold_listener(from: &Node, to: &Node, func: u32) -> Result<Latch> {
+    let latch = Latch::new()?;
+    register_latched(to, func, Class::Short, &latch)?;
+    from.rcall(to.id(), func, &[], SOON).here()?;
+    latch.wait_held(1)?;
+    Ok(latch)
+}
+
 /// A handler that takes a few arguments.
 pub(super) fn handler(
     func: u32,

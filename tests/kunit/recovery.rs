@@ -456,10 +456,7 @@ mod tests {
         let cluster = Cluster::new(plan)?;
         let (sender, node) = cluster.pair()?;
         let gate = cluster.gate(0)?;
-        let latch = Latch::new()?;
-        register_latched(&node, FUNC, Class::Short, &latch)?;
-        sender.rcall(1, FUNC, &[], SOON).here()?;
-        latch.wait_held(1)?;
+        let latch = hold_listener(&sender, &node, FUNC)?;
         let bytes = pattern(LEN, 1)?;
         for _ in 0..COUNT {
             sender.send(1, TAG, &bytes, SOON).here()?;

@@ -413,10 +413,7 @@ mod tests {
         let cluster = Cluster::new(plan)?;
         let (from, to) = cluster.pair()?;
         let gate = cluster.gate(0)?;
-        let latch = Latch::new()?;
-        register_latched(&to, FUNC, Class::Short, &latch)?;
-        from.rcall(1, FUNC, &[], SOON).here()?;
-        latch.wait_held(1)?;
+        let latch = hold_listener(&from, &to, FUNC)?;
         let message = pattern(LEN, 1)?;
         let mut sent = fill(&from, LEN)?;
         check!(gate.full() > 0);
@@ -457,10 +454,7 @@ mod tests {
         plan.limits.unsent_bytes = 4096;
         let cluster = Cluster::new(plan)?;
         let (from, to) = cluster.pair()?;
-        let latch = Latch::new()?;
-        register_latched(&to, FUNC, Class::Short, &latch)?;
-        from.rcall(1, FUNC, &[], SOON).here()?;
-        latch.wait_held(1)?;
+        let latch = hold_listener(&from, &to, FUNC)?;
         let sent = fill(&from, LEN)?;
         let theirs = from.clone();
         let patience = Timeout::After(200 * SLOWNESS);
@@ -511,10 +505,7 @@ mod tests {
         plan.limits.dead_ms = DEAD_MS as u32;
         let cluster = Cluster::new(plan)?;
         let (from, to) = cluster.pair()?;
-        let latch = Latch::new()?;
-        register_latched(&to, FUNC, Class::Short, &latch)?;
-        from.rcall(1, FUNC, &[], SOON).here()?;
-        latch.wait_held(1)?;
+        let latch = hold_listener(&from, &to, FUNC)?;
         fill(&from, LEN)?;
         let theirs = from.clone();
         let sender = spawn(move || theirs.send(1, TAG, &pattern(LEN, 2)?, SOON))?;

@@ -440,10 +440,7 @@ mod tests {
             let mut cluster = Cluster::new(plan)?;
             let (node, slow) = cluster.pair()?;
             let gate = cluster.gate(0)?;
-            let latch = Latch::new()?;
-            register_latched(&slow, LONG, Class::Short, &latch)?;
-            node.rcall(1, LONG, &[], SOON)?;
-            latch.wait_held(1)?;
+            let latch = hold_listener(&node, &slow, LONG)?;
             let message = pattern(len, 1)?;
             eventually(|| {
                 let sent = node.send(1, TAG, &message, Timeout::NoWait);
