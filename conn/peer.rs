@@ -107,6 +107,12 @@ pub(crate) struct Stats {
 /// A connection that is established, and its session.
 type Line = (Arc<Conn>, Arc<Session>);
 
+/// A session that is not over, and what is sent in it.
+struct Active {
+    session: Arc<Session>,
+    flow: Flow,
+}
+
 struct Inner {
     machine: Machine,
     /// The present attempt, or the connection that is established.
@@ -114,7 +120,7 @@ struct Inner {
     /// Whether that is established.
     connected: bool,
     /// The session, connected or not.
-    flow: Option<Flow>,
+    active: Option<Active>,
     /// The last session, when it is over.
     past: Option<Arc<Session>>,
     /// Sessions so far, and connections.
@@ -213,7 +219,7 @@ impl Peer {
             machine,
             conn: None,
             connected: false,
-            flow: None,
+            active: None,
             past: None,
             sessions: 0,
             epoch: 0,
@@ -263,10 +269,10 @@ impl Peer {
             state,
             #[cfg(KCCM_KUNIT)]
             epoch: if inner.connected { inner.epoch } else { 0 },
-            session: inner.flow.as_ref().map_or(0, |flow| flow.session.number),
+            session: inner.active.as_ref().map_or(0, |a| a.session.number),
             #[cfg(KCCM_KUNIT)]
-            unsent: inner.flow.as_ref().map_or(0, Flow::unsent),
-            kept: inner.flow.as_ref().map_or([0, 0], Flow::kept),
+            unsent: inner.active.as_ref().map_or(0, |a| a.flow.unsent()),
+            kept: inner.active.as_ref().map_or([0, 0], |a| a.flow.kept()),
             incarnation: inner.incarnation,
             last_error: inner.last_error,
             last_refusal: inner.last_refusal,
@@ -295,21 +301,21 @@ impl Peer {
     pub(crate) fn line(&self) -> Option<(Arc<Conn>, Millis)> {
         let inner = self.inner.lock();
         let conn = inner.conn.clone().filter(|_| inner.connected)?;
-        let flow = inner.flow.as_ref()?;
-        Some((conn, flow.session.peer.dead_ms.into()))
+        let active = inner.active.as_ref()?;
+        Some((conn, active.session.peer.dead_ms.into()))
     }
 
     /// The session, connected or not.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         let inner = self.inner.lock();
-        inner.flow.as_ref().map(|flow| flow.session.clone())
+        inner.active.as_ref().map(|a| a.session.clone())
     }
 
     /// The session to send in. `EHOSTDOWN` while the peer is down.
     pub(crate) fn sendable(&self) -> Result<Arc<Session>> {
         let inner = self.inner.lock();
-        match &inner.flow {
-            Some(flow) if !inner.down => Ok(flow.session.clone()),
+        match &inner.active {
+            Some(active) if !inner.down => Ok(active.session.clone()),
             _ => Err(EHOSTDOWN),
         }
     }
@@ -374,9 +380,9 @@ impl Peer {
     pub(crate) fn alive_since(&self, since: Millis) -> Option<u64> {
         let inner = self.inner.lock();
         let conn = inner.conn.as_ref().filter(|_| inner.connected)?;
-        let flow = inner.flow.as_ref()?;
+        let active = inner.active.as_ref()?;
         (conn.failure().is_none() && conn.last_heard() >= since)
-            .then_some(flow.session.peer.incarnation)
+            .then_some(active.session.peer.incarnation)
     }
 
     /// Whether a session with this incarnation, if there is one, goes on with a peer that says this of
@@ -397,10 +403,10 @@ impl Peer {
     /// Where this node stands for a peer that has greeted, if it has accepted that.
     pub(crate) fn accepting(&self, greeting: &Greeting) -> Standing {
         let inner = self.inner.lock();
-        match &inner.flow {
-            Some(flow) if flow.session.peer.incarnation == greeting.peer.incarnation => {
+        match &inner.active {
+            Some(active) if active.session.peer.incarnation == greeting.peer.incarnation => {
                 let granted = [0, 1].map(|i: usize| inner.recv[i].granted());
-                flow.session.standing(granted)
+                active.session.standing(granted)
             }
             _ => Standing {
                 granted: [0, 1].map(|i: usize| inner.recv[i].prospect()),
@@ -433,7 +439,7 @@ impl Peer {
         match inner.machine.step(Event::Accepted, clock::now(), 0) {
             Action::Established => {
                 let old = inner.conn.replace(conn.clone());
-                if inner.flow.is_none() {
+                if inner.active.is_none() {
                     for (recv, told) in inner.recv.iter_mut().zip(told) {
                         recv.restart();
                         recv.promise(told);
@@ -478,8 +484,8 @@ impl Peer {
         } else {
             [0, 0]
         };
-        match &mut inner.flow {
-            Some(flow) => {
+        match &mut inner.active {
+            Some(Active { flow, .. }) => {
                 flow.set_connected(true);
                 for (lane, limit) in Lane::ALL.into_iter().zip(granted) {
                     // One that makes no sense grants nothing.
@@ -487,7 +493,10 @@ impl Peer {
                 }
             }
             None => {
-                inner.flow = Some(Flow::new(session.clone(), granted, self.keep));
+                inner.active = Some(Active {
+                    session: session.clone(),
+                    flow: Flow::new(session.peer.windows, granted, self.keep),
+                });
                 inner.sessions = session.number;
             }
         }
@@ -557,8 +566,8 @@ impl Peer {
         if inner.connected || inner.down {
             return;
         }
-        if let Some(flow) = inner.flow.as_mut() {
-            flow.set_connected(false);
+        if let Some(active) = inner.active.as_mut() {
+            active.flow.set_connected(false);
         }
     }
 
@@ -578,12 +587,10 @@ impl Peer {
         inner.down = true;
         self.up.store(false, Relaxed);
         let incarnation = inner.incarnation;
-        let session = inner
-            .flow
-            .as_mut()
-            .map(|flow| (flow.turn_away(), flow.session.clone()));
+        let active = inner.active.as_mut();
+        let told = active.map(|a| (a.flow.turn_away(), a.session.clone()));
         drop(inner);
-        if let Some((waiters, session)) = session {
+        if let Some((waiters, session)) = told {
             tell(waiters);
             session.changed();
         }
@@ -594,16 +601,16 @@ impl Peer {
     /// for room has been told. Returns whether there was one.
     pub(crate) fn end_session(&self, error: Error) -> bool {
         let mut inner = self.inner.lock();
-        let Some(mut flow) = inner.flow.take() else {
+        let Some(Active { session, mut flow }) = inner.active.take() else {
             return false;
         };
         inner.recv.iter_mut().for_each(Receiver::carry);
         inner.down = true;
         self.up.store(false, Relaxed);
-        let past = inner.past.replace(flow.session.clone());
+        let past = inner.past.replace(session.clone());
         drop(inner);
         drop(past);
-        flow.session.close(error);
+        session.close(error);
         tell(flow.turn_away());
         true
     }
@@ -727,8 +734,8 @@ impl Peer {
     ) -> Result<bool> {
         let mut inner = self.inner.lock();
         if waiter.is_admitted() {
-            let flow = inner.flow.as_mut();
-            return Ok(flow.is_some_and(Flow::take_ask));
+            let active = inner.active.as_mut();
+            return Ok(active.is_some_and(|a| a.flow.take_ask()));
         }
         let flow = inner.flow_of(session)?;
         let found = flow.leave(waiter);
@@ -742,10 +749,10 @@ impl Peer {
     /// The peer has granted more credit. `EPROTO` if it cannot mean that.
     pub(crate) fn granted(&self, lane: Lane, limit: u64) -> Result {
         let mut inner = self.inner.lock();
-        let Some(flow) = inner.flow.as_mut() else {
+        let Some(active) = inner.active.as_mut() else {
             return Ok(());
         };
-        flow.grant(lane, limit).map_err(|_| EPROTO)
+        active.flow.grant(lane, limit).map_err(|_| EPROTO)
     }
 
     /// Something sent is not kept any more.
@@ -791,7 +798,7 @@ impl Peer {
         let upcall = in_softirq();
         let grant = {
             let mut inner = self.inner.lock();
-            let carried = inner.flow.is_none() || inner.sessions != charge.session;
+            let carried = inner.active.is_none() || inner.sessions != charge.session;
             let recv = &mut inner.recv[charge.lane as usize];
             if charge.cancelled && !carried {
                 recv.cancel(charge.cost);
@@ -866,14 +873,14 @@ impl Inner {
     /// The connection that is established, and the session.
     fn line(&self) -> Option<Line> {
         let conn = self.conn.as_ref().filter(|_| self.connected)?;
-        let flow = self.flow.as_ref()?;
-        Some((conn.clone(), flow.session.clone()))
+        let active = self.active.as_ref()?;
+        Some((conn.clone(), active.session.clone()))
     }
 
     /// What to grant, and over which line, when it is worth telling. Without a connection nobody could
     /// be told; the next greeting will tell.
     fn worth_granting(&mut self, lane: Lane) -> Option<(Line, u64)> {
-        if !self.connected || self.flow.is_none() {
+        if !self.connected || self.active.is_none() {
             return None;
         }
         let limit = self.recv[lane as usize].worth_granting()?;
@@ -882,18 +889,18 @@ impl Inner {
 
     /// What is sent in the session of this number, if that is still the present one.
     fn flow_numbered(&mut self, session: u64) -> Option<&mut Flow> {
-        let flow = self.flow.as_mut();
-        flow.filter(|flow| flow.session.number == session)
+        let active = self.active.as_mut()?;
+        (active.session.number == session).then_some(&mut active.flow)
     }
 
     /// What is sent in this session, if that is still the present one and its peer is not down.
     fn flow_of(&mut self, session: &Arc<Session>) -> Result<&mut Flow> {
-        match &mut self.flow {
-            Some(flow) if Arc::ptr_eq(&flow.session, session) => {
+        match &mut self.active {
+            Some(active) if Arc::ptr_eq(&active.session, session) => {
                 if self.down {
                     return Err(EHOSTDOWN);
                 }
-                Ok(flow)
+                Ok(&mut active.flow)
             }
             _ => Err(session.why_over()),
         }
@@ -901,8 +908,8 @@ impl Inner {
 
     /// Where this node stands in the session, or would in a new one.
     fn standing(&mut self) -> Standing {
-        match &self.flow {
-            Some(flow) => flow
+        match &self.active {
+            Some(active) => active
                 .session
                 .standing([0, 1].map(|i: usize| self.recv[i].total())),
             None => Standing {
