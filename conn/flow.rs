@@ -182,16 +182,11 @@ impl Flow {
     /// long messages may be unsent.
     fn may_go(&self, kind: Kind, ticket: u64, cost: u64, limit: u64) -> bool {
         let credit = &self.send[kind.lane() as usize];
-        let earlier = |kind| self.head(kind).filter(|&(other, _)| other < ticket);
         match kind {
             Kind::Call => credit.is_enough_for(cost),
-            Kind::Long => {
-                // Credit is for who came first.
-                let in_turn =
-                    earlier(Kind::Short).is_none_or(|(_, ahead)| credit.is_enough_for(ahead));
-                in_turn && credit.is_enough_for(cost) && !self.are_long_held_up(limit)
-            }
-            Kind::Short => match earlier(Kind::Long) {
+            // Where there is credit for it there is for any short one that came earlier.
+            Kind::Long => credit.is_enough_for(cost) && !self.are_long_held_up(limit),
+            Kind::Short => match self.head(Kind::Long).filter(|&(other, _)| other < ticket) {
                 None => credit.is_enough_for(cost),
                 // Its credit is left to it, and as many bytes pass as make a turn of its own kind.
                 Some((_, ahead)) => {
@@ -569,16 +564,23 @@ mod tests {
     #[test]
     fn short_messages_pass_a_long_one_for_one_turn() -> Result {
         let mut flow = held_up()?;
-        let waiter = comes(&mut flow, Kind::Long, LONGER)?;
-        let turn = (2 * LONGER).div_ceil(SHORT);
-        for _ in 0..turn {
-            assert!(sends(&mut flow, Kind::Short, SHORT));
+        let mut unsent = 3 * LONGER;
+        let waiters = [
+            comes(&mut flow, Kind::Long, 2 * LONGER)?,
+            comes(&mut flow, Kind::Long, 2 * LONGER)?,
+        ];
+        for waiter in &waiters {
+            for _ in 0..(2 * LONGER).div_ceil(SHORT) {
+                assert!(sends(&mut flow, Kind::Short, SHORT));
+            }
+            assert!(!sends(&mut flow, Kind::Short, SHORT));
+            // Then it is the long one's turn, and after that theirs once more.
+            assert!(!waiter.is_admitted());
+            flow.taken(unsent);
+            unsent = 2 * LONGER;
+            assert!(waiter.is_admitted());
         }
-        let late = comes(&mut flow, Kind::Short, SHORT)?;
-        assert!(!late.is_admitted());
-        // Then it is the long one's turn, and theirs once more.
-        flow.taken(3 * LONGER);
-        assert!(waiter.is_admitted() && late.is_admitted());
+        assert!(sends(&mut flow, Kind::Short, SHORT));
         Ok(())
     }
 
@@ -669,7 +671,8 @@ mod tests {
     impl Traffic {
         fn keep(&mut self, kind: Kind, cost: u64) -> Result {
             self.sent[kind.lane() as usize] += cost;
-            self.kept.push((kind, cost, kind == Kind::Long), GFP_KERNEL)?;
+            self.kept
+                .push((kind, cost, kind == Kind::Long), GFP_KERNEL)?;
             Ok(())
         }
 
@@ -744,8 +747,11 @@ mod tests {
             };
             let (mut at_once, mut waited, mut left) = (0, 0, 0);
             for round in 1..=6000 {
-                let (kind, most) =
-                    random.pick(&[(Kind::Short, 1000), (Kind::Long, WINDOW), (Kind::Call, WINDOW)]);
+                let (kind, most) = random.pick(&[
+                    (Kind::Short, 1000),
+                    (Kind::Long, WINDOW),
+                    (Kind::Call, WINDOW),
+                ]);
                 let least = if kind == Kind::Long { LONGER } else { 256 };
                 let cost = least + random.draw() % (most - least);
                 match random.below(12) {
@@ -788,7 +794,9 @@ mod tests {
                 if round % 200 == 0 {
                     for _ in 0..200 {
                         traffic.forget(0);
-                        Lane::ALL.into_iter().try_for_each(|lane| traffic.grant(lane))?;
+                        Lane::ALL
+                            .into_iter()
+                            .try_for_each(|lane| traffic.grant(lane))?;
                         traffic.collect()?;
                     }
                     assert!(traffic.waiting.is_empty() && traffic.kept.is_empty());
