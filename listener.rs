@@ -45,7 +45,8 @@ use crate::conn::hello::{
     Claimed,
     Greeting,
     Refusal,
-    Reject, //
+    Reject,
+    Standing, //
 };
 use crate::conn::inbox;
 use crate::conn::inbox::Due;
@@ -395,12 +396,15 @@ impl Listener<'_> {
                 Served::Idle
             });
             if let Some(error) = conn.failure() {
+                let was_linked = !matches!(rx.phase, Phase::Dialing(_));
                 self.close(&conn, &mut rx, error);
                 drop(rx);
                 // What an upcall has left to be done: perhaps to close the link.
                 conn.flush();
-                // What is below may have something to do now.
-                self.node.recovery.by(clock::now());
+                if was_linked {
+                    // What is below may have something to do now.
+                    self.node.recovery.by(clock::now());
+                }
                 return;
             }
             if let Phase::Open(peer) = &rx.phase {
@@ -439,7 +443,7 @@ impl Listener<'_> {
             held.cancel();
         }
         match core::mem::replace(&mut rx.phase, Phase::Closed) {
-            Phase::Dialing(peer) | Phase::AwaitAnswer(peer) | Phase::Open(peer) => {
+            Phase::Dialing(peer) | Phase::AwaitAnswer(peer, _) | Phase::Open(peer) => {
                 self.node.lost(&peer, conn, error, None);
             }
             // It was welcomed, and did not come back to that.
@@ -469,7 +473,7 @@ impl Listener<'_> {
             let peer = peer.clone();
             let standing = peer.linked(conn).ok_or(ECANCELED)?;
             conn.greet(&hello::hello(&self.node.identity, peer.id, standing))?;
-            rx.phase = Phase::AwaitAnswer(peer);
+            rx.phase = Phase::AwaitAnswer(peer, standing);
         }
         if conn.is_spoilt() {
             return Err(EIO);
@@ -544,12 +548,12 @@ impl Listener<'_> {
                         }
                     }
                 }
-                Phase::AwaitAnswer(peer) => {
-                    let peer = peer.clone();
+                Phase::AwaitAnswer(peer, standing) => {
+                    let (peer, standing) = (peer.clone(), *standing);
                     let Some(bytes) = rx.assembler.take_exact() else {
                         return Ok(Taken::Wanting);
                     };
-                    self.answered(conn, rx, &peer, &bytes)?;
+                    self.answered(conn, rx, &peer, &standing, &bytes)?;
                 }
                 Phase::Open(peer) => {
                     let peer = peer.clone();
@@ -699,15 +703,17 @@ impl Listener<'_> {
         peer.judged(None);
         rx.phase = Phase::Open(peer.clone());
         rx.node = Some(self.node.clone());
-        self.node.established(peer, conn, &greeting, &session)
+        self.node
+            .established(peer, conn, &greeting, &session, granted)
     }
 
-    /// The peer that this node has connected to has answered.
+    /// The peer that this node has connected to, and has told where it stands, has answered.
     fn answered(
         &self,
         conn: &Arc<Conn>,
         rx: &mut Rx,
         peer: &Arc<Peer>,
+        standing: &Standing,
         bytes: &hello::Bytes,
     ) -> Result {
         let refusal = match hello::check_answer(bytes, &self.node.identity, peer.id) {
@@ -728,7 +734,12 @@ impl Listener<'_> {
                 }
                 rx.phase = Phase::Open(peer.clone());
                 rx.node = Some(self.node.clone());
-                return self.node.established(peer, conn, &greeting, &session);
+                let granted = standing.granted_to(greeting.peer.incarnation);
+                self.node
+                    .established(peer, conn, &greeting, &session, granted)?;
+                // Who was welcomed has to be heard before it is believed.
+                session.ping();
+                return Ok(());
             }
             Ok(Answer::Refused(refusal)) => {
                 self.node.refused(peer, refusal, true);
@@ -884,7 +895,7 @@ impl Listener<'_> {
                     needed,
                 };
                 came(len);
-                self.delivered(session, seq, len as usize);
+                self.delivered(peer, session, seq, len as usize);
                 self.node.calls.complete(peer.id, id, reply, payload);
             }
             Header::Credit { lane, limit } => {
@@ -950,7 +961,7 @@ impl Listener<'_> {
         let len = message.len();
         self.node.endpoint.deliver(message, few, &mut self.memory)?;
         peer.stats.rx_messages.inc();
-        self.delivered(session, seq, len);
+        self.delivered(peer, session, seq, len);
         Ok(())
     }
 
@@ -966,7 +977,7 @@ impl Listener<'_> {
                 let len = call.len();
                 let delivered = || {
                     peer.stats.rx_rcalls.inc();
-                    self.delivered(session, seq, len);
+                    self.delivered(peer, session, seq, len);
                 };
                 match rcall::serve(self.node, call, delivered) {
                     Ok(()) => return Fate::Done,
@@ -980,10 +991,10 @@ impl Listener<'_> {
         })
     }
 
-    fn delivered(&self, session: &Session, seq: u64, len: usize) {
+    fn delivered(&self, peer: &Peer, session: &Session, seq: u64, len: usize) {
         match session.delivered(seq, len) {
             Due::Now => session.ping(),
-            Due::Later => self.node.recovery.by(clock::now() + inbox::DELAY),
+            Due::Later => self.node.look_by(peer, clock::now() + inbox::DELAY),
             Due::Pending => {}
         }
     }

@@ -229,6 +229,13 @@ impl Node {
         self.stopping.load(Relaxed)
     }
 
+    /// Has the recovery thread look at a peer then, or before. Any context. See [`recovery::Reminder::by`].
+    pub(crate) fn look_by(&self, peer: &Peer, time: Millis) {
+        if peer.reminder.by(time) {
+            self.recovery.by(time);
+        }
+    }
+
     /// Memory of a payload is not needed any more. Process context.
     pub(crate) fn recycle(&self, bytes: KVVec<u8>) {
         if let Some(due) = self.buffers.put(bytes) {
@@ -372,13 +379,15 @@ impl Node {
 
     // ---- Peers that come and go.
 
-    /// A connection to a peer has been established, in this session.
+    /// A connection to a peer has been established, in this session. `granted`: what this node's greeting
+    /// has granted to it.
     pub(crate) fn established(
         &self,
         peer: &Arc<Peer>,
         conn: &Arc<Conn>,
         greeting: &Greeting,
         session: &Arc<Session>,
+        granted: [u64; 2],
     ) -> Result {
         pr_info!(
             "node {}: connected to node {} at {} (incarnation {:016x})\n",
@@ -399,13 +408,11 @@ impl Node {
         if conn.failure().is_some() {
             session.detach(conn);
         }
-        peer.regrant();
-        // Who was welcomed has to be heard before it is believed.
-        session.ping();
+        peer.regrant(granted);
         self.changed(peer);
         let interval =
             recovery::interval(self.limits().dead_ms.into(), session.peer.dead_ms.into());
-        self.recovery.by(clock::now() + interval);
+        self.look_by(peer, recovery::next_sign(clock::now(), interval));
         Ok(())
     }
 
@@ -452,7 +459,7 @@ impl Node {
             dies
         };
         for time in [peer.deadline(), dies].into_iter().flatten() {
-            self.recovery.by(time);
+            self.look_by(peer, time);
         }
     }
 
@@ -589,7 +596,7 @@ impl Node {
         if down && peer.line().is_none() {
             self.declare_down(peer);
         }
-        self.recovery.wake();
+        self.look_by(peer, clock::now());
     }
 
     /// Ends the connection to a peer; it is made again after a pause, or `at_once`.
@@ -598,7 +605,7 @@ impl Node {
         if let Some(conn) = conn {
             conn.fail(ECONNABORTED, Some(Bye::Reconnect));
         }
-        self.recovery.wake();
+        self.look_by(peer, clock::now());
     }
 
     // ---- Handlers.

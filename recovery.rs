@@ -13,8 +13,8 @@
 //! - it sends acknowledgements that nothing else has carried along;
 //! - it sees keys through that are changed.
 //!
-//! Each time it looks at all peers, so it is done seldom: who knows when there will be something to do
-//! says so ([`Recovery::by`]), and signs of life that are nearly due go with those that are.
+//! Who knows when there will be something to do says so, for a peer ([`Node::look_by`]) or for the node
+//! ([`Recovery::by`]); the thread then looks at the peers that it is due to look at ([`Reminder`]).
 //!
 //! The second step, removing the broken connection, is [`Conn::fail`] and [`Node::lost`]; it puts the
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
@@ -34,21 +34,62 @@ use crate::sys::lock::{
     SpinLockBh, //
 };
 use kernel::prelude::*;
-use kernel::sync::{new_condvar, Arc, CondVar};
+use kernel::sync::atomic::{
+    Atomic,
+    Full,
+    Relaxed, //
+};
+use kernel::sync::{
+    new_condvar,
+    Arc,
+    CondVar, //
+};
 
 /// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
 const SIGNS: Millis = 4;
 
-/// A sign of life goes early with others by so much of the time between two: then a node with many
-/// peers looks for what is due some four times in it, whenever they have connected.
-const EARLY: Millis = 4;
+/// Signs of life go at so many moments, the same for all peers, in the time between two: then a node with
+/// many peers gives those of many at once, whenever they have connected. They are early for that.
+const MOMENTS: Millis = 4;
 
 /// The longest sleep. Nothing depends on it.
 const LONGEST: Millis = 10_000;
 
+/// When the thread is to look at a peer, at the latest.
+pub(crate) struct Reminder(Atomic<u64>);
+
+impl Reminder {
+    /// At once.
+    pub(crate) fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// When that is.
+    fn time(&self) -> Millis {
+        self.0.load(Relaxed)
+    }
+
+    /// Makes it `time`, unless it is earlier. Returns whether it was not. Any context.
+    ///
+    /// There is to be something to see then, under a lock that who looks takes, before this is called.
+    pub(crate) fn by(&self, time: Millis) -> bool {
+        let mut due = self.time();
+        while time < due {
+            match self.0.cmpxchg(due, time, Full) {
+                Ok(_) => return true,
+                Err(other) => due = other,
+            }
+        }
+        false
+    }
+
+    /// The thread looks now: not again, unless it is told so from now on.
+    fn clear(&self) {
+        self.0.xchg(Millis::MAX, Full);
+    }
+}
+
 struct Flags {
-    /// There is something to do now.
-    wake: bool,
     /// There is something to do then.
     due: Millis,
     stop: bool,
@@ -69,7 +110,6 @@ impl Recovery {
         pin_init!(Self {
             flags <- new_spinlock_bh!(
                 Flags {
-                    wake: false,
                     due: Millis::MAX,
                     stop: false,
                 },
@@ -77,12 +117,6 @@ impl Recovery {
             ),
             wake <- new_condvar!("Recovery::wake"),
         })
-    }
-
-    /// Has it look for something to do. Any context.
-    pub(crate) fn wake(&self) {
-        self.flags.lock().wake = true;
-        self.wake.notify_one();
     }
 
     /// Lets it end.
@@ -106,7 +140,7 @@ impl Recovery {
     fn sleep(&self, deadline: Millis) -> Option<Millis> {
         let mut flags = self.flags.lock();
         flags.due = flags.due.min(deadline);
-        while !flags.wake && !flags.stop {
+        while !flags.stop {
             let now = clock::now();
             if flags.due <= now {
                 break;
@@ -115,7 +149,6 @@ impl Recovery {
             let pause = clock::jiffies(flags.due - now);
             let _ = self.wake.wait_interruptible_timeout(&mut flags, pause);
         }
-        flags.wake = false;
         let due = core::mem::replace(&mut flags.due, Millis::MAX);
         (!flags.stop).then_some(due)
     }
@@ -133,7 +166,11 @@ pub(crate) fn run(node: &Arc<Node>) {
         for peer in node.peers() {
             if late {
                 peer.excuse(now);
+            } else if peer.reminder.time() > now {
+                deadline = deadline.min(peer.reminder.time());
+                continue;
             }
+            peer.reminder.clear();
             let times = match peer.line() {
                 Some((conn, peer_dead_ms)) => {
                     let owed = conn.session().and_then(|s| s.acknowledge_late(now));
@@ -146,7 +183,8 @@ pub(crate) fn run(node: &Arc<Node>) {
                     [peer.deadline(), owed, node.check_down(peer)]
                 }
             };
-            for time in times.into_iter().flatten() {
+            if let Some(time) = times.into_iter().flatten().min() {
+                peer.reminder.by(time);
                 deadline = deadline.min(time);
             }
         }
@@ -193,6 +231,12 @@ pub(crate) fn interval(dead_ms: Millis, peer_dead_ms: Millis) -> Millis {
     (dead_ms.min(peer_dead_ms) / SIGNS).max(1)
 }
 
+/// When the sign of life after that of `last` is due.
+pub(crate) fn next_sign(last: Millis, interval: Millis) -> Millis {
+    let step = (interval / MOMENTS).max(1);
+    (last + interval) / step * step
+}
+
 /// Sees to it that both ends of a connection hear of each other. Returns when to look again.
 fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Millis {
     let now = clock::now();
@@ -220,8 +264,8 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         conn.fail(ETIMEDOUT, None);
         return now + LONGEST;
     }
-    let mut due = conn.last_sent() + interval;
-    if now + interval / EARLY >= due {
+    let mut due = next_sign(conn.last_sent(), interval);
+    if now >= due {
         if let Some(session) = conn.session() {
             session.ping();
         }
@@ -230,7 +274,7 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         if let Some(session) = conn.session() {
             session.trim();
         }
-        due = now + interval;
+        due = next_sign(now, interval);
     }
     due.min(dies)
 }
@@ -264,16 +308,35 @@ mod tests {
     }
 
     #[test]
-    fn is_woken_before_anything_is_due() -> Result {
+    fn is_stopped_before_anything_is_due() -> Result {
         let recovery = recovery()?;
         let due = clock::now() + NEVER;
-        recovery.wake();
-        assert_eq!(recovery.sleep(due), Some(due));
-        assert!(clock::now() < due);
         recovery.by(due);
         recovery.stop();
         assert_eq!(recovery.sleep(due), None);
+        assert!(clock::now() < due);
         Ok(())
+    }
+
+    #[test]
+    fn reminder_is_for_the_first_of_the_times() {
+        let reminder = Reminder::new();
+        assert_eq!(reminder.time(), 0);
+        assert!(!reminder.by(20));
+        reminder.clear();
+        for (time, sooner) in [
+            (20, true),
+            (30, false),
+            (20, false),
+            (10, true),
+            (15, false),
+        ] {
+            assert_eq!(reminder.by(time), sooner);
+        }
+        assert_eq!(reminder.time(), 10);
+        reminder.clear();
+        assert!(reminder.by(30));
+        assert_eq!(reminder.time(), 30);
     }
 
     #[test]
@@ -281,5 +344,19 @@ mod tests {
         assert_eq!(interval(3000, 1000), 1000 / SIGNS);
         assert_eq!(interval(1000, 3000), 1000 / SIGNS);
         assert_eq!(interval(1, 1), 1);
+    }
+
+    /// Early by less than a quarter, and for all who were last given one within that at the same time.
+    #[test]
+    fn signs_of_life_go_together() {
+        for interval in [1, 2, 3, 4, 7, 100, 750] {
+            let step = (interval / MOMENTS).max(1);
+            for last in 1000..1000 + 2 * interval {
+                let next = next_sign(last, interval);
+                assert!(next > last);
+                assert!((last + interval - step + 1..=last + interval).contains(&next));
+                assert_eq!(next % step, 0);
+            }
+        }
     }
 }

@@ -189,6 +189,18 @@ pub(crate) struct Standing {
     pub(crate) granted: [u64; 2],
 }
 
+impl Standing {
+    /// What it grants to that incarnation of the other, for each lane: what was granted to an earlier one
+    /// does not count.
+    pub(crate) fn granted_to(&self, incarnation: u64) -> [u64; 2] {
+        if self.with == 0 || self.with == incarnation {
+            self.granted
+        } else {
+            [0, 0]
+        }
+    }
+}
+
 /// What the handshake has told of a peer.
 #[derive(Clone, Copy)]
 pub(crate) struct Greeting {

@@ -91,8 +91,8 @@ const MOST: usize = 256 << 10;
 pub(crate) enum Phase {
     /// This node is connecting to the peer.
     Dialing(Arc<Peer>),
-    /// The greeting was sent to the peer, its answer is awaited.
-    AwaitAnswer(Arc<Peer>),
+    /// The greeting, which says this, was sent to the peer, and its answer is awaited.
+    AwaitAnswer(Arc<Peer>, hello::Standing),
     /// It came in from somewhere, and its greeting is awaited.
     AwaitHello,
     /// It came in, and this is its greeting, not yet judged.

@@ -38,6 +38,7 @@ use crate::config::{
     Member,
     NodeId, //
 };
+use crate::recovery::Reminder;
 use crate::sys::clock;
 use crate::sys::clock::Millis;
 use crate::sys::context::in_softirq;
@@ -163,6 +164,8 @@ pub(crate) struct Peer {
     pub(crate) stats: Stats,
     /// Why it was refused when it last tried to connect, 0 if it was not; for the log only.
     refused_for: Atomic<i32>,
+    /// When the recovery thread is to look at it.
+    pub(crate) reminder: Reminder,
     /// There is more to grant, which a thread has to do.
     owed: Atomic<bool>,
     /// Whether it is not down: the same as in `inner`, for those who cannot take its lock.
@@ -253,6 +256,7 @@ impl Peer {
                 dead_ms: limits.dead_ms.into(),
                 stats: Stats::default(),
                 refused_for: Atomic::new(0),
+                reminder: Reminder::new(),
                 owed: Atomic::new(false),
                 up: Atomic::new(false),
                 inner <- new_spinlock_bh!(inner, "Peer::inner"),
@@ -476,14 +480,7 @@ impl Peer {
     }
 
     fn establish(&self, inner: &mut Inner, greeting: &Greeting, session: &Arc<Session>) {
-        // A peer that had a session with another incarnation of this node has granted for that, and
-        // tells anew.
-        let there = &greeting.standing;
-        let granted = if there.with == 0 || there.with == self.me {
-            there.granted
-        } else {
-            [0, 0]
-        };
+        let granted = greeting.standing.granted_to(self.me);
         match &mut inner.active {
             Some(Active { flow, .. }) => {
                 flow.set_connected(true);
@@ -850,15 +847,15 @@ impl Peer {
         }
     }
 
-    /// Tells the peer of all that is granted: what was told last may have been lost with an earlier
-    /// connection.
-    pub(crate) fn regrant(&self) {
-        for lane in Lane::ALL {
+    /// Tells the peer of all that is granted, as far as the greeting, which has `told` it of so much, has
+    /// not: what was told between the two may have been lost with an earlier connection.
+    pub(crate) fn regrant(&self, told: [u64; 2]) {
+        for (lane, told) in Lane::ALL.into_iter().zip(told) {
             let mut inner = self.inner.lock();
             let line = inner.line();
             let limit = inner.recv[lane as usize].total();
             drop(inner);
-            if let Some(line) = line {
+            if let Some(line) = line.filter(|_| limit != told) {
                 self.grant(line, lane, limit);
             }
         }

@@ -139,13 +139,14 @@ pub(crate) enum Action {
     Abandon,
 }
 
-/// How long to wait between attempts: doubling, bounded, with jitter so that nodes that were lost
-/// together do not come back in step (RFC 8961 asks no less of any timer).
+/// How long to wait between attempts: longer by half each time, bounded, with jitter so that nodes that
+/// were lost together do not come back in step (RFC 8961 asks no less of any timer). So who comes back
+/// is found after half as long again as he was away, at most: doubling would make that twice as long.
 #[derive(Clone, Copy)]
 pub(crate) struct Backoff {
     min: Millis,
     max: Millis,
-    attempts: u32,
+    next: Millis,
 }
 
 impl Backoff {
@@ -154,23 +155,20 @@ impl Backoff {
         Self {
             min,
             max,
-            attempts: 0,
+            next: min,
         }
     }
 
     /// The next pause: the full time less up to a quarter, by chance.
     pub(crate) fn next(&mut self, random: u64) -> Millis {
-        let full = self
-            .min
-            .saturating_mul(1 << self.attempts.min(20))
-            .min(self.max);
-        self.attempts = self.attempts.saturating_add(1);
+        let full = self.next.min(self.max);
+        self.next = full.saturating_add(full.div_ceil(2));
         full - random.checked_rem(full / 4 + 1).unwrap_or(0)
     }
 
     /// It worked.
     pub(crate) fn reset(&mut self) {
-        self.attempts = 0;
+        self.next = self.min;
     }
 }
 
@@ -595,12 +593,12 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_until_it_works() {
+    fn pauses_grow_until_it_works() {
         // Whether attempts are lost or expire.
         for fail in [Event::Lost, Event::Tick] {
             let mut machine = machine(Role::Connect);
             let mut now = NOW;
-            for pause in [100, 200, 400, 800, 1000, 1000, 1000] {
+            for pause in [100, 150, 225, 338, 507, 761, 1000, 1000, 1000] {
                 assert_eq!(failing(&mut machine, &mut now, fail), Some(pause));
             }
             // The administrator's hurry is no success.
@@ -613,7 +611,7 @@ mod tests {
             now += FIRST;
             assert_eq!(machine.deadline(), Some(now));
             // That was the first pause; these come behind it.
-            for pause in [200, 400] {
+            for pause in [150, 225] {
                 assert_eq!(failing(&mut machine, &mut now, fail), Some(pause));
             }
             // The administrator begins anew.
@@ -632,7 +630,7 @@ mod tests {
             (10, 10, 10),
             (10, 60_000, 60_000),
             (60_000, 60_000, 60_000),
-            (1, Millis::MAX, 1 << 20),
+            (1, 1 << 50, 1 << 50),
             (Millis::MAX / 2, Millis::MAX, Millis::MAX),
         ];
         for (min, max, last) in cases {
@@ -644,8 +642,6 @@ mod tests {
                 before = pause;
             }
             assert_eq!(before, last);
-            backoff.attempts = u32::MAX;
-            assert_eq!(backoff.next(FULL), last);
             assert_eq!(backoff.next(FULL), last);
             backoff.reset();
             assert_eq!(backoff.next(FULL), min);
@@ -655,12 +651,12 @@ mod tests {
     #[test]
     fn jitter_is_up_to_a_quarter() {
         let mut random = Random(0x2545_f491_4f6c_dd1d);
-        for attempts in 0..8 {
+        for next in [1, 3, 4, 5, FIRST, LONGEST, 2 * LONGEST] {
             let backoff = Backoff {
-                attempts,
+                next,
                 ..Backoff::new(FIRST, LONGEST)
             };
-            let full = (FIRST << attempts).min(LONGEST);
+            let full = next.min(LONGEST);
             let (mut least, mut most) = (Millis::MAX, 0);
             for _ in 0..5_000 {
                 let pause = { backoff }.next(random.draw());

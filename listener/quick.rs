@@ -301,7 +301,7 @@ impl Upcall<'_> {
         };
         match session.delivered(seq, len) {
             Due::Now => self.conn.owe(),
-            Due::Later => self.node.recovery.by(clock::now() + inbox::DELAY),
+            Due::Later => self.node.look_by(self.peer, clock::now() + inbox::DELAY),
             Due::Pending => {}
         }
     }
