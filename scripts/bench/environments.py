@@ -34,8 +34,6 @@ TOOLS = ("tipc",)
 # What `make bench` builds, and libtirpc's list of networks, without which there are none for it.
 PROGRAM_FOLDER = settings.BUILD / "bench" / "user"
 NETCONFIG = Path("/etc/netconfig")
-# Of what the guest's kernel logs, what it prints.
-_LOG_LEVEL = "/proc/sys/kernel/printk"
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,9 @@ def opened(environment: Environment) -> Iterator[Machine]:
             for module in (*PEER_MODULES, MODULE):
                 if module in machine.spec.image.modules:
                     machine.insmod(module)
-            # Each character of an emulated serial line takes its time: of thousands of connections that
-            # are told of, that would be measured with theirs.
-            level = machine.read(_LOG_LEVEL).split()[0]
-            machine.write(_LOG_LEVEL, "5")
-            yield machine
-            machine.write(_LOG_LEVEL, level)
+            # Of thousands of connections that are told of, that would be measured with theirs.
+            with machine.quiet_console():
+                yield machine
             assert_clean([machine])
 
 

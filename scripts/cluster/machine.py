@@ -8,12 +8,13 @@ is left in the file system, and a connection ends exactly when QEMU does.
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -271,6 +272,17 @@ class Machine:
         for start in range(0, len(data), _WRITE_CHUNK):
             text = base64.b64encode(data[start : start + _WRITE_CHUNK]).decode()
             self.run(f"echo {text} | base64 -d >>{target}")
+
+    @contextlib.contextmanager
+    def quiet_console(self) -> Iterator[None]:
+        """Print only warnings and worse: each character of an emulated serial line takes its time."""
+        path = "/proc/sys/kernel/printk"
+        level = self.read(path).split()[0]
+        self.write(path, "5")
+        try:
+            yield
+        finally:
+            self.write(path, level)
 
     def wait_until(
         self,

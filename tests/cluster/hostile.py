@@ -218,13 +218,8 @@ class Hostile:
     def run(self, cells: list[Cell], timeout: float) -> list[str]:
         """Have the conversations that were prepared; what was wrong with them."""
         # What the console takes longer to print than it takes to happen stays in the log.
-        level = "/proc/sys/kernel/printk"
-        before = self.machine.read(level).split()[0]
-        self.machine.write(level, "5")
-        try:
+        with self.machine.quiet_console():
             lines = self.machine.run("hostile /tmp/script", timeout).out.splitlines()
-        finally:
-            self.machine.write(level, before)
         assert lines and lines[-1] == "done", lines[-5:]
         parts: list[list[str]] = []
         for line in lines[:-1]:
