@@ -685,7 +685,8 @@ impl Listener<'_> {
         if !self.node.drop_pending(conn) || self.node.is_stopping() {
             return Err(ECANCELED);
         }
-        let session = match peer.resumable(&greeting, self.node.identity.incarnation) {
+        let resumable = peer.resumable(&greeting, self.node.identity.incarnation);
+        let session = match resumable {
             Some(true) => peer.session().ok_or(ECANCELED)?,
             // It has begun over another connection in the meantime.
             Some(false) => return Err(ECONNRESET),
@@ -704,7 +705,12 @@ impl Listener<'_> {
         rx.phase = Phase::Open(peer.clone());
         rx.node = Some(self.node.clone());
         self.node
-            .established(peer, conn, &greeting, &session, granted)
+            .established(peer, conn, &greeting, &session, granted)?;
+        if resumable == Some(true) {
+            // What the welcome has acknowledged is news to who waits for that when a frame says so.
+            session.ping();
+        }
+        Ok(())
     }
 
     /// The peer that this node has connected to, and has told where it stands, has answered.

@@ -389,6 +389,7 @@ impl Node {
         session: &Arc<Session>,
         granted: [u64; 2],
     ) -> Result {
+        conn.join(session);
         pr_info!(
             "node {}: connected to node {} at {} (incarnation {:016x})\n",
             self.id(),
@@ -396,7 +397,6 @@ impl Node {
             Addr(conn.remote),
             greeting.peer.incarnation
         );
-        conn.join(session);
         // A peer that had a session with another incarnation of this node has received nothing of this.
         let there = &greeting.standing;
         let received = if there.with == self.identity.incarnation {

@@ -48,8 +48,9 @@ use kernel::sync::{
 /// Signs of life in the time that it takes to be declared dead. Three of them can be lost or late.
 const SIGNS: Millis = 4;
 
-/// Signs of life go at so many moments, the same for all peers, in the time between two: then a node with
-/// many peers gives those of many at once, whenever they have connected. They are early for that.
+/// Signs of life go at about so many moments in the time between two, the same for all peers of the same
+/// patience: then a node with many gives those of many at once, whenever they have connected. They are
+/// early for that.
 const MOMENTS: Millis = 4;
 
 /// The longest sleep. Nothing depends on it.

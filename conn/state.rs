@@ -141,7 +141,7 @@ pub(crate) enum Action {
 
 /// How long to wait between attempts: longer by half each time, bounded, with jitter so that nodes that
 /// were lost together do not come back in step (RFC 8961 asks no less of any timer). So who comes back
-/// is found after half as long again as he was away, at most: doubling would make that twice as long.
+/// is found after about half as long again as he was away: doubling would make that twice as long.
 #[derive(Clone, Copy)]
 pub(crate) struct Backoff {
     min: Millis,

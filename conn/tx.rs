@@ -251,6 +251,14 @@ impl OutFrame {
         Ok(Blank::new(GFP_KERNEL)?.fill(header, Payload::Few(&[]), None, None))
     }
 
+    /// The total that it grants, 0 if it is no grant.
+    fn limit(&self) -> u64 {
+        match self.header {
+            Header::Credit { limit, .. } => limit,
+            _ => 0,
+        }
+    }
+
     /// Its number, 0 if it has none.
     pub(crate) fn seq(&self) -> u64 {
         self.seq.load(Relaxed)
@@ -890,11 +898,13 @@ impl Tx {
         Ok((seq, self.drain_locked(queue, inbox, share, via)))
     }
 
-    /// Queues a grant before all frames of the session, if there still is this connection. It takes
-    /// the place of an earlier one for the same lane.
+    /// Queues a grant before all frames of the session, if there still is this connection. For the same
+    /// lane the one that grants more stays: whoever has found less may come later.
     pub(crate) fn push_credit(&self, conn: &Arc<Conn>, lane: Lane, frame: ListArc<OutFrame>) {
         let mut queue = self.queue.lock();
-        let unneeded = if queue.is_past(conn) || queue.ending.is_some() {
+        let old = queue.credit[lane as usize].as_ref();
+        let is_told = old.is_some_and(|old| old.limit() >= frame.limit());
+        let unneeded = if is_told || queue.is_past(conn) || queue.ending.is_some() {
             Some(frame)
         } else {
             queue.credit[lane as usize].replace(frame)

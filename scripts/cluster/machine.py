@@ -24,7 +24,7 @@ from .console import PANIC, Console
 from .hosttsc import host_tsc_khz
 from .image import MODULE_FOLDER, Image
 from .qmp import Qmp
-from .settings import HarnessError, scaled
+from .settings import HarnessError, paced, scaled
 
 QEMU = "qemu-system-x86_64"
 
@@ -293,17 +293,18 @@ class Machine:
         setup: str = "",
         what: str = "",
     ) -> None:
-        """Wait until a shell condition holds; the guest itself looks, 25 times a second.
+        """Wait until a shell condition holds; the guest itself looks.
 
         ``hint`` is a command whose output goes into the error message, ``what``
         says there what was waited for, and ``setup`` is run once before.
         """
         limit = scaled(timeout)
+        pause = round(1e6 * paced(0.04))
         loop = (
             f"{setup}\n"
             "now() { read -r up _ </proc/uptime; up=${up%%.*}; }; "
             f"now; end=$((up + {int(limit) + 1})); "
-            f"until {condition}; do now; [ $up -lt $end ] || exit 124; usleep 40000; done"
+            f"until {condition}; do now; [ $up -lt $end ] || exit 124; usleep {pause}; done"
         )
         result = self.run(loop, timeout=timeout + 10, check=False)
         if result.rc == 0:

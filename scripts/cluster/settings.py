@@ -187,3 +187,12 @@ def timeout_scale() -> float:
 def scaled(seconds: float) -> float:
     """A time limit as it holds on this machine."""
     return seconds * timeout_scale()
+
+
+def paced(seconds: float) -> float:
+    """A pause between two looks, or between two things that a guest is to do again and again.
+
+    A kernel that checks itself takes so much longer for each that it would have
+    time for nothing else.
+    """
+    return max(seconds, min(0.5, seconds * timeout_scale() ** 2))

@@ -395,7 +395,7 @@ class Talk:
     def dismissed(self, speech: Speech) -> Cell:
         """The victim has said that it wants another connection."""
         cell, incarnation = Cell(f"dismissed: {speech.name}"), self.hostile.incarnation()
-        self._up(cell, incarnation).do(f"acked 0 0 {SOON}")
+        self._up(cell, incarnation).say(H(PING, tag=1)).do(f"acked 0 0 {SOON}")
         cell.do(f"write {SYSFS}/peers/{LOW}/control disconnect")
         cell.lost(LOW, incarnation, "ECONNABORTED").do("forget")
         return say(cell, speech, Place()).ends("2").do(f"quiet node {LOW}")

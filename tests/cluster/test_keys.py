@@ -13,7 +13,7 @@ import pytest
 from cluster import Cluster, address
 from cluster.cluster import PORT, SYSFS
 from cluster.machine import Machine
-from cluster.settings import scaled
+from cluster.settings import paced, scaled
 from logs import expect_line, kccm_lines
 from traffic import traffic, unload_all
 
@@ -57,7 +57,7 @@ def wait_more(machine: Machine, before: dict[str, int], counter: str) -> None:
     deadline = time.monotonic() + scaled(30)
     while netstat(machine)[counter] <= before[counter]:
         assert time.monotonic() < deadline, f"{machine.name}: {counter} does not rise"
-        time.sleep(0.2)
+        time.sleep(paced(0.2))
 
 
 def wait_uses(cluster: Cluster, number: int, nodes: Iterable[int]) -> None:

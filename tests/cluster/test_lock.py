@@ -12,7 +12,7 @@ import pytest
 
 from cluster import Cluster, Job
 from cluster.machine import Machine
-from cluster.settings import scaled
+from cluster.settings import paced, scaled
 from traffic import fields
 
 MODULE = "kccm_lock"
@@ -59,7 +59,7 @@ def wait_for(what: str, condition: Callable[[], bool], timeout: float = 30.0) ->
     deadline = time.monotonic() + scaled(timeout)
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(paced(0.1))
 
 
 def wait_increments(cluster: Cluster, node: int, more: int = 20) -> None:

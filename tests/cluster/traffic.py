@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cluster import Cluster
 from cluster.channel import Job
 from cluster.machine import Machine
-from cluster.settings import scaled
+from cluster.settings import paced, scaled
 
 DEVICE = "/dev/kccm_demo"
 DEMO = "kccm_demo"
@@ -24,7 +24,7 @@ DEMO = "kccm_demo"
 # Longest message, and the time between two to a peer: enough of them to notice
 # what is lost, and room for others, also where a kernel checks itself.
 SIZE = 2048
-PAUSE_US = round(scaled(5000))
+PAUSE_US = round(1e6 * paced(0.005))
 
 Pair = tuple[int, int]
 
@@ -149,7 +149,7 @@ class Traffic:
         deadline = time.monotonic() + scaled(timeout)
         while left := {pair: n for pair, n in missing().items() if n > 0}:
             assert time.monotonic() < deadline, f"{what}, by (from, to): {left}"
-            time.sleep(0.05)
+            time.sleep(paced(0.05))
 
 
 @contextmanager

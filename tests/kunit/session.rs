@@ -610,19 +610,27 @@ mod tests {
         Ok(())
     }
 
-    /// A confirmation that was lost with its connection comes with the greeting of the next.
+    /// A confirmation that was lost with its connection comes as soon as there is another, of which the
+    /// sender has to be told: no sign of life comes for long.
     #[test]
     fn lost_confirmation_comes_again() -> Result {
-        let cluster = gated_pair()?;
+        let mut plan = Plan::gated(2)?;
+        plan.limits.dead_ms = 10 * SOON_MS as u32;
+        // The next attempt may not be heard of either.
+        plan.limits.handshake_ms = 500 * SLOWNESS as u32;
+        let cluster = Cluster::new(plan)?;
         let (from, to) = cluster.pair()?;
         let gate = cluster.gate(0)?;
         gate.set_deaf(true);
         let theirs = from.clone();
-        let sender = spawn(move || theirs.send_sync(1, TAG, &[], SOON))?;
+        let sender = spawn(move || theirs.send_sync(1, TAG, &[], Timeout::Forever))?;
         waiting(&to, 1, 0)?;
         steadily(60, || !sender.is_done())?;
+        let peer = from.peer(1).ok_or(EINVAL)?;
+        from.disconnect(peer, true);
+        eventually(|| peer.line().is_none())?;
         gate.set_deaf(false);
-        break_once(&to, &from)?;
+        eventually(|| sender.is_done())?;
         check_eq!(sender.join()?, Ok(()));
         Ok(())
     }

@@ -70,7 +70,8 @@ impl Watched {
 
     /// Where it goes when an attempt or a connection is lost, by what was drawn.
     fn again(&mut self, after: State) -> State {
-        let full = (0..self.failures.min(20)).fold(self.min, |full, _| (2 * full).min(self.max));
+        let full = (0..self.failures.min(40))
+            .fold(self.min, |full, _| (full + full.div_ceil(2)).min(self.max));
         self.failures += 1;
         match (self.role, after) {
             (Role::Listen, _) => State::Listening,
