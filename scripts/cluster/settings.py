@@ -196,3 +196,8 @@ def paced(seconds: float) -> float:
     time for nothing else.
     """
     return max(seconds, min(0.5, seconds * timeout_scale() ** 2))
+
+
+def fewer(count: int) -> int:
+    """So many of something large, but fewer of them where a kernel checks itself."""
+    return max(1, round(count / timeout_scale() ** 2))
