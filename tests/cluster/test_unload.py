@@ -8,6 +8,7 @@ import pytest
 from cluster import Cluster, Job
 from cluster.cluster import SYSFS
 from cluster.machine import insmod
+from cluster.settings import paced
 from logs import expect_line, wait_for_log_room
 from traffic import DEMO, Traffic, demo, demo_spawn, need_demo, traffic, unload_all
 
@@ -16,6 +17,11 @@ API = "kccm_api_rust"
 
 # An rmmod may take so long, whatever goes on.
 PROMPT = 5.0
+
+# The room of a queue that is to be full, and the other parameters that go with it: not so much that a
+# kernel that checks itself would not come to the end of it.
+ROOM = 4 << 20
+SMALL = {"queue_bytes": ROOM, "max_message": 1 << 20}
 
 
 def leftovers(cluster: Cluster, node: int) -> str:
@@ -35,12 +41,12 @@ def test_ten_times_under_load(cluster3: Cluster) -> None:
     It is told of as stopping at once; between the other two not one message is
     lost, and their connection does not notice.
     """
-    others = [0, 2]
-    with traffic(cluster3, others, size=4096, pause_us=2000) as floods:
+    others, size, pause_us = [0, 2], 4096, round(1e6 * paced(0.002))
+    with traffic(cluster3, others, size=size, pause_us=pause_us) as floods:
         for _ in range(10):
             need_demo(cluster3, [1])
             everybody = Traffic(cluster3, [0, 1, 2])
-            Traffic(cluster3, [1]).start(4096, 2000)
+            Traffic(cluster3, [1]).start(size, pause_us)
             everybody.progress(5)
             for node in others:
                 wait_for_log_room(cluster3[node])
@@ -59,11 +65,11 @@ def test_at_full_speed(cluster3: Cluster) -> None:
     others = [0, 2]
     need_demo(cluster3, others)
     unload_all(cluster3, 1)
-    cluster3.load(1)
+    cluster3.load(1, **SMALL)
     cluster3.wait_connected()
     Traffic(cluster3, others).start(60_000, 0)
     # Until the peers wait for room.
-    full = f"[ $(cat {SYSFS}/peers/0/queued_bytes) -gt 33000000 ]"
+    full = f"[ $(cat {SYSFS}/peers/0/queued_bytes) -gt {ROOM - 200_000} ]"
     cluster3[1].wait_until(full, timeout=60)
     cluster3.unload(1, timeout=PROMPT)
     assert leftovers(cluster3, 1) == ""
@@ -117,6 +123,9 @@ def test_with_all_kinds_of_waiters(cluster3: Cluster) -> None:
     Nobody can be waiting for a reply then: a module with a handler that runs has
     to go before KCCM can.
     """
+    unload_all(cluster3, 1)
+    cluster3.load(1, **SMALL)
+    cluster3.wait_connected()
     need_demo(cluster3)
     waiters: dict[str, Job] = {
         "a receiver": demo_spawn(cluster3[0], "recv 1 55 -1"),
@@ -127,7 +136,8 @@ def test_with_all_kinds_of_waiters(cluster3: Cluster) -> None:
     # And the flood's receiver.
     cluster3[0].wait_until(f"grep -q 'receivers_waiting 4' {SYSFS}/stats")
     # Until there is no room for one message more.
-    cluster3[1].wait_until(f"[ $(cat {SYSFS}/peers/2/queued_bytes) -gt 32500000 ]", timeout=60)
+    full = f"[ $(cat {SYSFS}/peers/2/queued_bytes) -gt {ROOM - (1 << 20)} ]"
+    cluster3[1].wait_until(full, timeout=60)
     assert not any(waiter.poll(0) for waiter in waiters.values())
     unload_all(cluster3, 1, timeout=2 * PROMPT)
     for what, waiter in waiters.items():
