@@ -7,9 +7,10 @@
 //! caller, and under contention frames are sent in batches. Nobody waits for room in the link: when
 //! there is none, the rest is sent by the listener, which the link then calls.
 //!
-//! While the listener reads a long payload, it has the link's lock for most of the time, and takes it
-//! again before anybody who waits for it has woken up. Frames are left to it then, to be sent between two reads: whoever
-//! sent them himself would wait for the lock, and others, whose frames he has taken along, for him.
+//! While the listener reads a long payload, it has the link's lock for most of the time, and takes
+//! it again before anybody who waits for it has woken up. Frames are left to it then, to be sent
+//! between two reads: whoever sent them himself would wait for the lock, and others, whose frames he
+//! has taken along, for him.
 //!
 //! Frames that follow one right after the other, with nothing coming back in between, would each
 //! become a packet of their own, for TCP does not know that there are more. So those that nobody

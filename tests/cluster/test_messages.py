@@ -19,8 +19,8 @@ from traffic import (
     demo_spawn,
     fields,
     need_demo,
+    reload,
     traffic,
-    unload_all,
 )
 
 PAIRS = list(itertools.permutations(range(3), 2))
@@ -157,20 +157,12 @@ def test_rcalls_between_all_pairs(cluster3: Cluster, how: str) -> None:
         assert left["messages_waiting"] == 0
 
 
-def reload_all(cluster: Cluster, **parameters: int) -> None:
-    """Load KCCM and kccm_demo anew in all nodes, with these parameters."""
-    for node in range(len(cluster)):
-        unload_all(cluster, node)
-    cluster.load_all(**parameters)
-    cluster.wait_connected()
-    need_demo(cluster)
-
-
 def test_calls_pass_a_full_queue(cluster3: Cluster) -> None:
     """P8, P9: where messages have no room any more, calls of every kind have, both ways."""
     receiver, senders, longest, room = 1, (0, 2), 60_000, 2 << 20
     # Not so much that a kernel that checks itself would not come to the end of it.
-    reload_all(cluster3, max_message=1 << 20, queue_bytes=room)
+    reload(cluster3, range(3), max_message=1 << 20, queue_bytes=room)
+    need_demo(cluster3)
     demo(cluster3[receiver], "hold 1")
     # Faster than single messages: the flood.
     for node in senders:
@@ -204,7 +196,7 @@ def test_calls_pass_a_full_queue(cluster3: Cluster) -> None:
     wait_stats(cluster3, receiver, "messages_waiting", 0)
     for node in senders:
         assert counts(cluster3, receiver)[node]["lost"] == 0
-    reload_all(cluster3)
+    reload(cluster3, range(3))
 
 
 def settled(cluster: Cluster, node: int) -> tuple[list[str], int]:

@@ -10,7 +10,7 @@ from cluster.cluster import SYSFS
 from cluster.machine import insmod
 from cluster.settings import paced
 from logs import expect_line, wait_for_log_room
-from traffic import DEMO, Traffic, demo, demo_spawn, need_demo, traffic, unload_all
+from traffic import DEMO, Traffic, demo, demo_spawn, need_demo, reload, traffic, unload_all
 
 # Sends without end, when told to.
 API = "kccm_api_rust"
@@ -64,9 +64,7 @@ def test_at_full_speed(cluster3: Cluster) -> None:
     """rmmod is prompt while peers send as fast as they can what nobody here receives."""
     others = [0, 2]
     need_demo(cluster3, others)
-    unload_all(cluster3, 1)
-    cluster3.load(1, **SMALL)
-    cluster3.wait_connected()
+    reload(cluster3, [1], **SMALL)
     Traffic(cluster3, others).start(60_000, 0)
     # Until the peers wait for room.
     full = f"[ $(cat {SYSFS}/peers/0/queued_bytes) -gt {ROOM - 200_000} ]"
@@ -123,9 +121,7 @@ def test_with_all_kinds_of_waiters(cluster3: Cluster) -> None:
     Nobody can be waiting for a reply then: a module with a handler that runs has
     to go before KCCM can.
     """
-    unload_all(cluster3, 1)
-    cluster3.load(1, **SMALL)
-    cluster3.wait_connected()
+    reload(cluster3, [1], **SMALL)
     need_demo(cluster3)
     waiters: dict[str, Job] = {
         "a receiver": demo_spawn(cluster3[0], "recv 1 55 -1"),

@@ -65,6 +65,14 @@ def unload_all(cluster: Cluster, node: int, timeout: float = 30.0) -> None:
     cluster[node].run(steps, timeout)
 
 
+def reload(cluster: Cluster, nodes: Iterable[int], **parameters: int) -> None:
+    """Load KCCM anew in these nodes, with these parameters, until all are connected again."""
+    for node in nodes:
+        unload_all(cluster, node)
+        cluster.load(node, **parameters)
+    cluster.wait_connected()
+
+
 def counts(cluster: Cluster, node: int) -> dict[int, dict[str, int]]:
     """What a node has flooded, and seen of others' floods, by peer."""
     lines = [fields(line) for line in demo(cluster[node], "counts").splitlines()]
