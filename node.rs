@@ -102,7 +102,7 @@ struct Pending {
     until: Millis,
 }
 
-/// A node. Made by [`Running::start`].
+/// A node. Made by [`Running::start_on`].
 #[pin_data]
 pub(crate) struct Node {
     config: Config,

@@ -60,6 +60,7 @@ checks=(
 	"lost-welcome|mistake|FIRST_TABLE NO_OLD_CONNECTIONS FRAMES=1 BREAKS=2 RESTARTS=1|only a hello that names no session can mean that a welcome was lost|a session ends"
 	"dead-hello|mistake|BEGIN_WITH_WELCOME FRAMES=1 BREAKS=0 RESTARTS=1|a session begins with the welcome, whoever that may reach|a session ends"
 	"unknown|stuck|UNKNOWN_SESSION_CHECKED FRAMES=1 BREAKS=0 RESTARTS=1|what was received in a session that is over has to be right, too|acceptance cycle"
+	"for-ever|stuck|REFUSED_FOR_EVER FRAMES=1 BREAKS=0 RESTARTS=1|who has restarted is refused while his old connection is not known to be broken|acceptance cycle"
 	"no-lost-welcome|stuck|BEGIN_WITH_WELCOME NO_LOST_WELCOME FRAMES=1 BREAKS=1 RESTARTS=0|a session begins with the welcome, which is never lost|acceptance cycle"
 )
 

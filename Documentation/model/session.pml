@@ -59,6 +59,7 @@ typedef Connection {
 	byte accepted;		/* B's end */
 	byte from;		/* the incarnation of A's that has greeted */
 	byte name;		/* the session that it was offered */
+	bool doubted;		/* another incarnation was refused for its sake */
 	bool broken;		/* nothing more gets in; what is in may get out */
 }
 
@@ -134,6 +135,7 @@ inline tidy(k)
 		link[k].broken = false;
 		link[k].from = 0;
 		link[k].name = 0;
+		link[k].doubted = false;
 		do
 		:: nempty(to_a[k]) -> to_a[k]?_,_,_,_
 		:: empty(to_a[k]) && nempty(to_b[k]) -> to_b[k]?_,_,_,_
@@ -497,6 +499,29 @@ inline greeted(k)
 	fi
 }
 
+/* A hello of another incarnation while that of the session is, as far as B can
+ * tell, there. */
+#ifdef REFUSED_FOR_EVER
+#define DOUBTED		false
+#else
+#define DOUBTED		link[node[B].conn].doubted
+#endif
+#define DUPLICATE(k)	(link[k].accepted == AWAIT_HELLO && nempty(to_b[k]) && node[B].up && \
+			 node[B].conn != k && !DOUBTED && \
+			 !to_b[k]?[HELLO, eval(node[B].with), _, _])
+
+/* Listener::greeted, Refusal::Duplicate: it was heard of lately (Peer::alive_since).
+ * That is so for dead_ms at most, and the ping that B sends it is answered
+ * before that, or breaks its connection: so this happens once, not for ever. */
+inline duplicate(k)
+{
+	to_b[k]?kind, x, y, z;
+	printf("B reads a hello of incarnation %d on connection %d, but %d is there (Listener::greeted)\n",
+		x, k, node[B].with);
+	link[node[B].conn].doubted = true;
+	refuse(k)
+}
+
 /* Listener::begin, Peer::accepted: the first frame of a new session is there,
  * and is read when it has begun */
 inline confirmed(k)
@@ -522,6 +547,8 @@ active proctype Listener_B()
 end:	do
 	:: d_step { STATE(0, AWAIT_HELLO) && nempty(to_b[0]) -> greeted(0); FORGET }
 	:: d_step { STATE(1, AWAIT_HELLO) && nempty(to_b[1]) -> greeted(1); FORGET }
+	:: d_step { DUPLICATE(0) -> duplicate(0); FORGET }
+	:: d_step { DUPLICATE(1) -> duplicate(1); FORGET }
 	:: d_step { STATE(0, UNCONFIRMED) && nempty(to_b[0]) -> confirmed(0) }
 	:: d_step { STATE(1, UNCONFIRMED) && nempty(to_b[1]) -> confirmed(1) }
 	:: d_step { READABLE(B, 0) && nempty(to_b[0]) -> read(B, to_b[0]); FORGET }
@@ -634,7 +661,7 @@ inline drain(k)
 
 inline start(n)
 {
-	printf("%c starts (Running::start): incarnation %d\n", ID(n), node[n].incarnation + 1);
+	printf("%c starts (Running::start_on): incarnation %d\n", ID(n), node[n].incarnation + 1);
 	node[n].live = true;
 	node[n].incarnation++;
 #ifdef NO_OLD_HELLOS
