@@ -53,6 +53,11 @@ use crate::rcall::{
 };
 use crate::sys::clock;
 use kernel::prelude::*;
+#[cfg(KCCM_KUNIT)]
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
 use kernel::sync::Arc;
 
 /// How many frames are handled in one upcall, so that it ends.
@@ -103,6 +108,32 @@ pub(crate) fn serve(conn: &Arc<Conn>, link: &dyn Within) -> bool {
         }
     }
     false
+}
+
+/// What is allocated for a call.
+#[derive(Clone, Copy)]
+pub(crate) enum Memory {
+    /// Its reply's frame.
+    Frame,
+    /// Room for what that is to carry.
+    Reply,
+    /// The arguments.
+    Arguments,
+}
+
+/// Set by a test: the bits of those of which there is none in upcalls.
+#[cfg(KCCM_KUNIT)]
+pub(crate) static SCARCE: Atomic<u32> = Atomic::new(0);
+
+impl Memory {
+    /// What was allocated, if it was.
+    fn had<T>(self, made: Result<T>) -> Option<T> {
+        #[cfg(KCCM_KUNIT)]
+        if SCARCE.load(Relaxed) & (1 << self as u32) != 0 {
+            return None;
+        }
+        made.ok()
+    }
 }
 
 /// What came of looking at the next frame.
@@ -226,7 +257,7 @@ impl Upcall<'_> {
                 let wanted = Wanted {
                     id,
                     reply_max,
-                    frame: Blank::new(self.via().flags()).ok()?,
+                    frame: Memory::Frame.had(Blank::new(self.via().flags()))?,
                 };
                 self.call(running, numbers, func, len, reply_max, Some(wanted))?;
             }
@@ -252,12 +283,13 @@ impl Upcall<'_> {
         wanted: Option<Wanted>,
     ) -> Option<()> {
         let session = self.conn.session()?.clone();
-        let room = Room::new(reply_max as usize, &session, self.via()).ok()?;
+        let room = Memory::Reply.had(Room::new(reply_max as usize, &session, self.via()))?;
         let len = len as usize;
         let mut few = [0; FEW];
         let mut many = if len > FEW {
             // Of virtual memory none is to be had here.
-            KVec::with_capacity(len, self.via().flags()).ok()?
+            let memory = KVec::with_capacity(len, self.via().flags());
+            Memory::Arguments.had(memory.map_err(Error::from))?
         } else {
             KVec::new()
         };

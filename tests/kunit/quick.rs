@@ -9,6 +9,10 @@ use crate::conn::frame::{
     Outcome,
     HEADER_LEN, //
 };
+use crate::listener::quick::{
+    Memory,
+    SCARCE, //
+};
 use crate::node::Node;
 use crate::rcall::handlers::{
     Call,
@@ -105,6 +109,23 @@ fn call_echo(from: &Node, to: &Node, number: u64, len: usize) -> Result {
     check_eq!(success.len, args.len());
     check!(reply[..] == args[..]);
     Ok(())
+}
+
+/// Of one thing upcalls find no memory for as long as this is there, at any node.
+struct Scarcity(());
+
+impl Scarcity {
+    /// From now on.
+    fn of(what: Memory) -> Self {
+        SCARCE.store(1 << what as u32, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Scarcity {
+    fn drop(&mut self) {
+        SCARCE.store(0, Relaxed);
+    }
 }
 
 /// A node that is connected to somebody who is none, with the id 0.
@@ -213,6 +234,48 @@ mod tests {
         latch.open();
         check_eq!(busy.join()?, Ok(0));
         Ok(())
+    }
+
+    /// Calls for which there is no memory in the upcall are the listener's: each is run once, in order, and
+    /// its reply is right. When there is memory again, so is the upcall.
+    #[test]
+    fn memory_is_short() -> Result {
+        // Longer than what has a place of its own in a frame.
+        const LONG: usize = 3000;
+        let cluster = Cluster::of(2)?;
+        let (caller, node) = cluster.pair()?;
+        let runs = register_quick(&node)?;
+        let mut number = 0;
+        for what in [Memory::Frame, Memory::Reply, Memory::Arguments] {
+            let before = runs.quick.get();
+            let scarcity = Scarcity::of(what);
+            for _ in 0..often(50) {
+                call_echo(&caller, &node, number, LONG)?;
+                // Behind one without reply, which may have to do without either of the last two.
+                caller
+                    .rcall(1, FUNC, &numbered(number + 1, LONG)?, SOON)
+                    .here()?;
+                number += 2;
+            }
+            eventually(|| runs.all.get() == number)?;
+            let without = runs.quick.get() - before;
+            drop(scarcity);
+            match what {
+                // Calls without reply need neither.
+                Memory::Frame | Memory::Reply => check!(without <= often(50)),
+                Memory::Arguments => check_eq!(without, 0),
+            }
+            eventually(|| {
+                let done = call_echo(&caller, &node, number, 64);
+                number += 1;
+                done.is_err() || runs.quick.get() > before + without
+            })?;
+        }
+        node.unregister(FUNC)?;
+        check_eq!(runs.all.get(), number);
+        check_eq!(runs.wrong.get(), 0);
+        check_eq!(runs.exposed.get(), 0);
+        eventually(|| caller.peer(1).is_some_and(|p| p.snapshot().kept == [0, 0]))
     }
 
     /// P11: calls both ways while the connection is broken again and again.

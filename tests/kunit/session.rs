@@ -305,6 +305,47 @@ mod tests {
         Ok(())
     }
 
+    /// Whatever is waited for, who waits can be killed: for room, for a confirmation, for a peer.
+    #[test]
+    fn waits_can_be_killed() -> Result {
+        const KEPT: u64 = 5;
+        let mut plan = Plan::gated(3)?;
+        plan.limits.kept_frames = KEPT as u32;
+        let mut cluster = Cluster::idle(plan)?;
+        cluster.start(0)?;
+        cluster.start(1)?;
+        let (from, to) = cluster.pair()?;
+        from.wait_up(Some(1), SOON).here()?;
+        let gate = cluster.gate(0)?;
+        // Acknowledgements do not come through.
+        gate.set_deaf(true);
+        send_numbers(&from, 1, 0..KEPT - 1)?;
+        let theirs = from.clone();
+        let confirmed = move || theirs.send_sync(1, TAG, &(KEPT - 1).to_le_bytes(), SOON);
+        let mut jobs = KVec::with_capacity(4, GFP_KERNEL)?;
+        jobs.push(spawn(confirmed)?, GFP_KERNEL)?;
+        waiting(&to, KEPT as usize, 0)?;
+        let theirs = from.clone();
+        let message = move || theirs.send(1, TAG, &KEPT.to_le_bytes(), SOON);
+        jobs.push(spawn(message)?, GFP_KERNEL)?;
+        let theirs = from.clone();
+        jobs.push(spawn(move || theirs.rcall(1, FUNC, &[], SOON))?, GFP_KERNEL)?;
+        let theirs = from.clone();
+        jobs.push(spawn(move || theirs.wait_up(Some(2), SOON))?, GFP_KERNEL)?;
+        for job in jobs {
+            job.wait_asleep()?;
+            job.kill();
+            check_eq!(job.join()?, Err(EINTR));
+        }
+        gate.set_deaf(false);
+        break_once(&to, &from)?;
+        // What had been sent is delivered, although nobody waits for that any more; the others are not.
+        expect_numbers(&to, 0, KEPT)?;
+        all_acknowledged(&from, 1)?;
+        send_numbers(&from, 1, 0..1)?;
+        expect_numbers(&to, 0, 1)
+    }
+
     /// The other side is asked what it has when half of the room is taken, so that nobody has to wait
     /// until it says so by itself. Once, until it has said so.
     #[test]
@@ -446,7 +487,7 @@ mod tests {
     }
 
     /// Senders that wait because too much has yet to be sent: one longer than all that may wait is no
-    /// exception, who gives up holds up nobody, and short messages pass.
+    /// exception, who gives up or is killed holds up nobody, and short messages pass.
     #[test]
     fn unsent_messages_are_waited_for() -> Result {
         const LEN: usize = 64 << 10;
@@ -477,6 +518,11 @@ mod tests {
             Err(EAGAIN)
         );
         check_eq!(impatient.join()?, Err(ETIMEDOUT));
+        let theirs = from.clone();
+        let killed = spawn(move || theirs.send(1, TAG, &pattern(LEN, 2)?, SOON))?;
+        killed.wait_asleep()?;
+        killed.kill();
+        check_eq!(killed.join()?, Err(EINTR));
         check!(!patient.is_done());
         latch.open();
         check_eq!(patient.join()?, Ok(()));
@@ -729,11 +775,14 @@ mod tests {
             .send(0, TAG, &[0; SMALL_MESSAGE], Timeout::NoWait)
             .is_ok()
         {}
+        let caller = spawn({
+            let node = node.clone();
+            move || call(&node, 0, FUNC).map(|_| ())
+        })?;
+        caller.wait_asleep()?;
+        while node.rcall(0, FUNC, &[], Timeout::NoWait).is_ok() {}
         let jobs = [
-            spawn({
-                let node = node.clone();
-                move || call(&node, 0, FUNC).map(|_| ())
-            })?,
+            caller,
             spawn({
                 let node = node.clone();
                 move || receive_number(&node, Some(0), Some(TAG + 1), SOON).map(|_| ())
@@ -745,6 +794,15 @@ mod tests {
             spawn({
                 let node = node.clone();
                 move || node.send_sync(0, TAG, &[], SOON)
+            })?,
+            spawn({
+                let node = node.clone();
+                move || node.rcall(0, FUNC, &[], SOON)
+            })?,
+            spawn({
+                let node = node.clone();
+                let probe = move || node.probe(Some(0), Some(TAG + 1), SOON);
+                move || probe().map(|_| ())
             })?,
         ];
         for job in &jobs {
