@@ -21,14 +21,16 @@
 //! | [`sys`]      | wrappers of kernel C interfaces                                            |
 //!
 //! What decides is pure and tested without sockets or threads: `config`, `conn::{frame, hello, state,
-//! credit, outbox, inbox, ao}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api` only.
+//! credit, flow, outbox, inbox, ao}`, `sendrecv::{arena, matcher}`. `unsafe` is in `sys` and in `api`
+//! only.
 //!
 //! # Locks
 //!
 //! Outermost first. Whoever holds one takes only those below it.
 //!
 //! 1. `Conn::rx` (a [`sys::claim`]): held by the listener while it serves a connection, also while it
-//!    runs a short handler. `Events::subscriptions` (mutex): held while subscribers are told.
+//!    runs a short handler. Lockdep does not know of it: an upcall only ever tries, and the listener, which
+//!    spins, holds nothing else. `Events::subscriptions` (mutex): held while subscribers are told.
 //! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
 //! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
 //!    link, when the keys are looked for again, and from time to time. `Lingering::sockets` (mutex):
