@@ -23,7 +23,7 @@ from . import crossings, plan
 from .environments import ENVIRONMENTS
 from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL, SOFTIRQ
 from .records import Record, Results
-from .units import significant, text, time_text
+from .units import cost_unit, text
 
 # The same numbers make the same file.
 matplotlib.rcParams.update(
@@ -484,7 +484,7 @@ def _cost(results: Results, env: str) -> Figure:
                 continue
             axes.barh(row, one.median, height=0.62, color=STYLES[peer].colour)
             axes.errorbar([one.median], [row], xerr=_bars([one]), **_WHISKERS)
-            shown = time_text(one.median) if use.metric == "cpu" else significant(one.median)
+            shown = text(one.median, cost_unit(one.unit))
             place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             axes.annotate(shown, xy=(one.spread[1], row), fontsize=7.5, **place)
         _rows(axes, peers, axes is all_axes[0])

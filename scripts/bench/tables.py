@@ -15,7 +15,7 @@ from .plan import BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
 from .ratios import Ratio, ratio
 from .records import Record, Results
 from .targets import TARGETS, Outcome, Target
-from .units import significant, size_text, text
+from .units import cost_unit, counts_text, size_text, spread_text
 
 BEGIN = "<!-- made by scripts/bench.py --readme: begin -->"
 END = "<!-- made by scripts/bench.py --readme: end -->"
@@ -51,8 +51,15 @@ def _xs(records: Iterable[Record]) -> list[int]:
     return sorted({record.x for record in records})
 
 
-def _cell(record: Record | None) -> str:
-    return text(record.median, record.unit) if record else NOTHING
+def _cell(record: Record | None, unit: str | None = None) -> str:
+    if record is None:
+        return NOTHING
+    return spread_text(record.median, record.spread, record.unit if unit is None else unit)
+
+
+def _counts(records: Iterable[Record | None]) -> str:
+    """How many calls, or messages, these records are made of each."""
+    return counts_text([record.count for record in records if record and record.count])
 
 
 def ratio_text(value: Ratio | None) -> str:
@@ -68,11 +75,11 @@ def ratio_text(value: Ratio | None) -> str:
 def times(results: Results, env: str) -> str:
     """Times of calls, by size and peer."""
     peers = _peers(results, env, "7", (*CLASSES, plan.ASYNC, *RIVALS))
-    rows = [
-        [size_text(size), *(_cell(results.one(env, "7", peer, size)) for peer in peers)]
-        for size in _xs(results.of(env, "7"))
-    ]
-    return table(["", *(PEERS[peer] for peer in peers)], rows)
+    rows = []
+    for size in _xs(results.of(env, "7")):
+        found = [results.one(env, "7", peer, size) for peer in peers]
+        rows.append([size_text(size), *(_cell(record) for record in found), _counts(found)])
+    return table(["", *(PEERS[peer] for peer in peers), "calls each"], rows)
 
 
 def call_ratios(results: Results, env: str, ours: str) -> str:
@@ -101,10 +108,11 @@ def _figure_8(results: Results, env: str) -> list[str]:
             found = [results.one(env, "8", peer, size, variant) for peer in CLASSES]
             short = found[0]
             ratios = [ratio_text(ratio(record, short)) for record in found[1:]]
-            rows.append([size_text(size), *(_cell(record) for record in found), *ratios])
+            cells = [_cell(record) for record in found]
+            rows.append([size_text(size), *cells, *ratios, _counts(found)])
         names = [PEERS[peer].removeprefix("KCCM ") for peer in CLASSES]
-        head = [f"handler of {us} µs", *names, *(f"{name} / short" for name in names[1:])]
-        parts.append(table(head, rows))
+        ratio_names = [f"{name} / short" for name in names[1:]]
+        parts.append(table([f"handler of {us} µs", *names, *ratio_names, "calls each"], rows))
     lines = crossings.lines(results, env)
     return [*parts, "\n".join(f"- {line}" for line in lines)]
 
@@ -121,19 +129,22 @@ def _throughput(results: Results, env: str) -> list[str]:
             records = {r.peer: r for r in results.of(env, "throughput", variant=variant) if r.x == x}
             against = ratio_text(ratio(records.get("kccm"), records.get(FLOOR)))
             cells = [_cell(records.get(peer)) for peer in peers]
-            rows.append([f"{size_text(x)}, {variant}", *cells, against])
-    return [table(["one way", *(PEERS[peer] for peer in peers), "KCCM / floor"], rows)]
+            counts = _counts(records.values())
+            rows.append([f"{size_text(x)}, {variant}", *cells, against, counts])
+    names = [PEERS[peer] for peer in peers]
+    return [table(["one way", *names, "KCCM / floor", "messages each"], rows)]
 
 
 def _inflight(results: Results, env: str) -> list[str]:
     peers = _peers(results, env, "inflight", PEERS)
     parts = []
     for metric, title in (("rate", "calls a second"), ("p50", "median time of a call")):
-        rows = [
-            [str(x), *(_cell(results.one(env, "inflight", p, x, "", metric)) for p in peers)]
-            for x in _xs(results.of(env, "inflight"))
-        ]
-        parts.append(table([f"in flight: {title}", *(PEERS[peer] for peer in peers)], rows))
+        rows = []
+        for x in _xs(results.of(env, "inflight")):
+            found = [results.one(env, "inflight", peer, x, "", metric) for peer in peers]
+            rows.append([str(x), *(_cell(record) for record in found), _counts(found)])
+        names = [PEERS[peer] for peer in peers]
+        parts.append(table([f"in flight: {title}", *names, "calls each"], rows))
     return parts
 
 
@@ -147,24 +158,22 @@ def _tails(results: Results, env: str) -> list[str]:
             for m in metrics
         }
         against = ratio_text(ratio(one[BACKGROUND, "p99"], one["", "p99"]))
-        rows.append([PEERS[peer], *(_cell(record) for record in one.values()), against])
+        counts = [_counts([one[variant, "p50"]]) for variant in ("", BACKGROUND)]
+        rows.append([PEERS[peer], *(_cell(record) for record in one.values()), against, *counts])
     loaded = [f"{metric}, bulk" for metric in metrics]
-    return [table(["64 B", *metrics, *loaded, "p99: bulk / without"], rows)]
+    head = ["64 B", *metrics, *loaded, "p99: bulk / without", "calls", "calls, bulk"]
+    return [table(head, rows)]
 
 
 def _cost(results: Results, env: str) -> list[str]:
     metrics = [use.metric for use in plan.COSTS]
     rows = []
     for peer in _peers(results, env, "cost", PEERS):
-        cells = []
-        for metric in metrics:
-            record = results.one(env, "cost", peer, SMALL, "", metric)
-            if record and metric == "cpu":
-                cells.append(text(record.median, "ns"))
-            else:
-                cells.append(significant(record.median) if record else NOTHING)
-        rows.append([PEERS[peer], *cells])
-    return [table(["a call of 64 B", *metrics], rows)]
+        found = [results.one(env, "cost", peer, SMALL, "", metric) for metric in metrics]
+        units = (cost_unit(record.unit) if record else "" for record in found)
+        cells = [_cell(record, unit) for record, unit in zip(found, units)]
+        rows.append([PEERS[peer], *cells, _counts(found)])
+    return [table(["a call of 64 B", *metrics, "calls"], rows)]
 
 
 def _scale(results: Results, env: str) -> list[str]:
@@ -196,16 +205,29 @@ _SECTIONS: dict[str, tuple[str, Callable[[Results, str], list[str]]]] = {
 # The targets.
 
 
-def outcome_text(target: Target, outcome: Outcome) -> str:
+def outcome_text(target: Target, outcome: Outcome, env: str) -> str:
     """How a target stands, in a cell."""
     if outcome.worst is None:
         return outcome.status
-    value = outcome.worst.median
-    shown = text(value, target.unit) if target.unit else f"{value:.2f}"
-    where = f" ({outcome.label})" if len(target.quotients) > 1 else ""
+    worst = outcome.worst
+    if target.unit:
+        shown = spread_text(worst.median, (worst.low, worst.high), target.unit)
+    else:
+        digits = _digits(target, worst.median, env)
+        shown, low, high = (f"{v:.{digits}f}" for v in (worst.median, worst.low, worst.high))
+        shown += f" ({low}-{high})"
+    where = f", {outcome.label}" if len(target.quotients) > 1 else ""
     missing = f"; not measured: {len(outcome.missing)} of {len(target.quotients)}"
-    status = f", {outcome.status}" if outcome.status else ""
-    return f"{shown}{where}{status}{missing if outcome.missing else ''}"
+    status = f"{outcome.status}: " if outcome.status else ""
+    return f"{status}{shown}{where}{missing if outcome.missing else ''}"
+
+
+def _digits(target: Target, value: float, env: str) -> int:
+    """How many digits after the point it takes to see whether a target is met: two as a rule."""
+    for digits in range(2, 6):
+        if target.status(round(value, digits), env) == target.status(value, env):
+            return digits
+    return 6
 
 
 def targets(results: Results, envs: Sequence[str]) -> str:
@@ -214,7 +236,7 @@ def targets(results: Results, envs: Sequence[str]) -> str:
         [
             target.text,
             target.goal,
-            *(outcome_text(target, target.outcome(results, env)) for env in envs),
+            *(outcome_text(target, target.outcome(results, env), env) for env in envs),
         ]
         for target in TARGETS
     ]
@@ -252,10 +274,11 @@ def report(results: Results, pictures: Collection[str] = ()) -> str:
         "# KCCM measured against its peers",
         "Made by `make bench` from results.json. Each environment is one boot of one guest; a value is "
         "the median of the rounds, a ratio the median of the rounds' ratios, with the lowest and the "
-        "highest in brackets. In each round every point was measured once, in another order.",
+        "highest in brackets, unless these are no others. In each round every point was measured once, "
+        "in another order. How many calls, or messages, are those of all rounds.",
         "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
         "## Targets",
-        "The worst of what belongs to each, and where that is.",
+        "The worst of what belongs to each, between what the rounds' were, and where that is.",
         targets(results, envs),
     ]
     for env in envs:
@@ -281,7 +304,7 @@ def summary(results: Results, envs: Sequence[str]) -> str:
         for target in TARGETS:
             outcome = target.outcome(results, env)
             if outcome.worst is not None:
-                lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome)}")
+                lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome, env)}")
         lines += [f"  {line}" for line in crossings.lines(results, env)]
     return "\n".join(lines)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What KCCM is to reach, and whether it does: ratios of medians within one boot."""
+"""What KCCM is to reach, and whether it does: ratios within one boot, see ratios.py."""
 
 from __future__ import annotations
 
@@ -86,9 +86,10 @@ class Target:
             return Outcome("not measured", missing=missing)
         worst = min if self.least else max
         label, value = worst(there, key=lambda item: item[1].median)
-        return Outcome(self._status(value.median, env), value, label, missing)
+        return Outcome(self.status(value.median, env), value, label, missing)
 
-    def _status(self, value: float, env: str) -> str:
+    def status(self, value: float, env: str) -> str:
+        """Whether a value is good enough."""
         limit = self.limit.get(env) if isinstance(self.limit, dict) else self.limit
         if limit is None:
             return ""

@@ -18,8 +18,8 @@ from bench import crossings, environments, guest, main, plan, plots, ratios, rec
 from bench.guest import Answer, Failure, Guest, Hung
 from bench.progress import Report
 from bench.records import Boot, Record, Results
-from bench.targets import TARGETS
-from bench.units import significant, size_text, text
+from bench.targets import TARGETS, Outcome
+from bench.units import counts_text, significant, size_text, spread_text, text
 from bench_guest import FakeGuest
 from cluster.channel import CommandTimeout, Result
 from cluster.settings import HarnessError
@@ -412,6 +412,10 @@ def test_units() -> None:
     ]
     assert text(21_300, "ns") == "21.3 µs" and text(2.5e6, "1/s") == "2.50 M/s"
     assert text(1.5 * (1 << 30), "B/s") == "1.50 GiB/s" and text(9, "B") == "9.00 B"
+    assert text(8100, "instructions") == "8.10 k" and text(0, "instructions") == "0"
+    assert spread_text(21_300, (9_000, 1.2e6), "ns") == "21.3 (9.00-1200) µs"
+    assert spread_text(2, (2, 2.001), "") == "2.00"
+    assert [counts_text(n) for n in ([], [7], [630, 12_340, 700])] == ["-", "7", "630-12.3 k"]
 
 
 # Files.
@@ -465,6 +469,14 @@ def test_report_has_all_tables(results: Results) -> None:
         lines = block.splitlines()
         if lines[0].startswith("|"):
             assert len({line_.count("|") for line_ in lines}) == 1
+
+
+def test_a_target_is_shown_with_the_digits_that_it_takes() -> None:
+    """What is missed by a little does not look like what is met."""
+    target = next(target for target in TARGETS if target.limit == 0.20)
+    for value, shown in ((0.2004, "missed: 0.2004"), (0.196, "met: 0.20"), (0.3, "missed: 0.30")):
+        outcome = Outcome(target.status(value, "qemu-1"), ratios.Ratio(value, 0.1, 0.4, 7, 64))
+        assert tables.outcome_text(target, outcome, "qemu-1").startswith(f"{shown} (0.1")
 
 
 def test_targets(results: Results) -> None:
