@@ -382,14 +382,14 @@ def _throughput_bars(axes: Axes, records: Sequence[Record], named: bool) -> None
                 va="center",
                 fontsize=7,
             )
-    _rows(axes, peers, named)
+    _rows(axes, [PEERS[peer] for peer in peers], named)
     _bars_axis(axes, max(record.spread[1] for record in records) * 1.45)
 
 
-def _rows(axes: Axes, peers: Sequence[str], named: bool = True) -> None:
+def _rows(axes: Axes, names: Sequence[str], named: bool = True) -> None:
     """Name the rows of a horizontal picture, the first on top."""
-    axes.set_yticks(range(len(peers)), [PEERS[peer] if named else "" for peer in peers])
-    axes.set_ylim(len(peers) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), [name if named else "" for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
 
@@ -433,7 +433,7 @@ def _tails(results: Results, env: str) -> Figure:
     for row, peer in enumerate(peers):
         for variant, shift in (("", -0.17), (BACKGROUND, 0.17)):
             _tail(axes, results.of(env, "tails", peer, variant), row + shift, bool(variant))
-    _rows(axes, peers)
+    _rows(axes, [PEERS[peer] for peer in peers])
     _log_axis(axes, "ns", "x")
     for metric, marker in _PERCENTILES.items():
         axes.plot([], [], marker, color="#404040", label=metric)
@@ -474,12 +474,20 @@ def _cost(results: Results, env: str) -> Figure:
         "switches": "context switches",
         "wakeups": "wake-ups",
         "allocations": "allocations",
+        "pages": "allocations of pages",
     }
-    picture, all_axes = _grid(1, len(uses), 2.6 * len(uses) + 1.5, 4.2)
-    peers = [peer for peer in PEERS if results.of(env, "cost", peer)]
+    # First what calls cost, then what messages do.
+    rows = [
+        (peer, variant)
+        for variant in ("", plan.ONE_WAY)
+        for peer in PEERS
+        if results.of(env, "cost", peer, variant)
+    ]
+    names = [PEERS[peer] + (f", {variant}" if variant else "") for peer, variant in rows]
+    picture, all_axes = _grid(1, len(uses), 2.4 * len(uses) + 1.5, 0.3 * len(rows) + 0.9)
     for axes, use in zip(all_axes, uses):
-        for row, peer in enumerate(peers):
-            one = results.one(env, "cost", peer, SMALL, "", use.metric)
+        for row, (peer, variant) in enumerate(rows):
+            one = results.one(env, "cost", peer, SMALL, variant, use.metric)
             if one is None:
                 continue
             axes.barh(row, one.median, height=0.62, color=STYLES[peer].colour)
@@ -487,12 +495,13 @@ def _cost(results: Results, env: str) -> Figure:
             shown = text(one.median, cost_unit(one.unit))
             place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
             axes.annotate(shown, xy=(one.spread[1], row), fontsize=7.5, **place)
-        _rows(axes, peers, axes is all_axes[0])
+        _rows(axes, names, axes is all_axes[0])
         highest = max(r.spread[1] for r in results.of(env, "cost", metric=use.metric))
         _bars_axis(axes, highest * 1.35)
         axes.set_title(titles[use.metric])
     picture.tight_layout()
-    _titled(results, env, "cost", "What a call of 64 bytes costs", picture)
+    title = "What a call of 64 bytes costs, and a message one way"
+    _titled(results, env, "cost", title, picture)
     return picture
 
 

@@ -17,7 +17,8 @@ class Record:
 
     ``values`` has what each round gave, in their order; ``median`` is theirs, ``spread`` the lowest
     and the highest, and ``p99`` the median of the rounds' 99th percentiles (of times of calls).
-    ``count`` is how many calls all rounds had. Only records of one ``boot`` may be compared.
+    ``count`` is how many calls, or messages, all rounds had. Only records of one ``boot`` may be
+    compared.
     """
 
     env: str

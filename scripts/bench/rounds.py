@@ -99,11 +99,11 @@ class Series:
     def seconds(self, phase: Phase) -> float:
         """How long a round should take."""
         if self.point.verb == "call":
-            took = (self.length["count"] + self.length["warm"]) * self.each
+            took = (self.length["count"] * self.point.passes + self.length["warm"]) * self.each
         elif self.point.verb == "scale":
             took = self.each
         else:
-            took = self.length.get("ms", round(phase.milliseconds)) / 1000
+            took = self.length.get("ms", round(phase.milliseconds)) * self.point.passes / 1000
         return took + _OVERHEAD_SECONDS
 
 
@@ -168,7 +168,7 @@ class Measurement:
         for one, answer in zip(batch, answers):
             try:
                 one.rounds.append(_checked(one.point, answer))
-                one.calls += one.length.get("count", 0)
+                one.calls += round(one.rounds[-1].get("count", 0))
             except Failure as error:
                 self._fail(one.point, f"in a round: {error}")
                 failed.append(one)
@@ -314,5 +314,5 @@ def fit(phase: Phase, series: Sequence[Series], rounds: int, seconds: float) -> 
 
 def shares(phases: Sequence[Phase], seconds: float) -> list[float]:
     """How many of so many seconds each phase may take."""
-    wanted = [len(phase.points) * phase.milliseconds for phase in phases]
+    wanted = [sum(point.passes for point in phase.points) * phase.milliseconds for phase in phases]
     return [seconds * one / max(sum(wanted), 1.0) for one in wanted]

@@ -166,14 +166,28 @@ def _tails(results: Results, env: str) -> list[str]:
 
 
 def _cost(results: Results, env: str) -> list[str]:
-    metrics = [use.metric for use in plan.COSTS]
-    rows = []
-    for peer in _peers(results, env, "cost", PEERS):
-        found = [results.one(env, "cost", peer, SMALL, "", metric) for metric in metrics]
-        units = (cost_unit(record.unit) if record else "" for record in found)
-        cells = [_cell(record, unit) for record, unit in zip(found, units)]
-        rows.append([PEERS[peer], *cells, _counts(found)])
-    return [table(["a call of 64 B", *metrics, "calls"], rows)]
+    parts = []
+    for variant, title, counted in (
+        ("", "a call of 64 B", "calls"),
+        (plan.ONE_WAY, "a message of 64 B, one way", "messages"),
+    ):
+        there = {record.peer for record in results.of(env, "cost", variant=variant)}
+        rows = []
+        for peer in (peer for peer in PEERS if peer in there):
+            found = [results.one(env, "cost", peer, SMALL, variant, u.metric) for u in plan.COSTS]
+            units = (cost_unit(record.unit) if record else "" for record in found)
+            cells = [_cell(record, unit) for record, unit in zip(found, units)]
+            rows.append([PEERS[peer], *cells, _counts(found)])
+        if rows:
+            head = [title, *(use.metric for use in plan.COSTS), counted]
+            parts.append(table(head, rows))
+    note = (
+        "Of all processors, both ends and all between them. Allocations are those of the slab "
+        "allocator, pages those of the page allocator; neither has what is allocated many at a time, "
+        "as the network does for its caches of packets. What is counted is counted in a second pass, "
+        "as counting takes time."
+    )
+    return [*parts, note]
 
 
 def _scale(results: Results, env: str) -> list[str]:
@@ -197,7 +211,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Results, str], list[str]]]] = {
     "throughput": ("Throughput, one way", _throughput),
     "inflight": ("Calls in flight", _inflight),
     "tails": ("Tails", _tails),
-    "cost": ("Cost of a call", _cost),
+    "cost": ("Cost of a call, and of a message", _cost),
     "scale": ("Scale", _scale),
 }
 

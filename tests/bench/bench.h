@@ -68,13 +68,39 @@ extern const struct bench_peer bench_tipc_peers[], bench_sunrpc_peers[];
 struct bench_request {
 	const struct bench_peer *peer;
 	u32 size, count, warm, service_us, background;
-	u32 ms, senders, depth, nodes;
+	u32 ms, senders, depth, nodes, trace;
 };
 
-/* Where the answer goes. */
+/* ---- cost.c */
+
+/* What all CPUs have done between two looks. */
+struct bench_cost {
+	u64 wall_ns;
+	u64 idle_us;
+};
+
+void bench_cost_begin(struct bench_cost *cost);
+void bench_cost_end(struct bench_cost *cost);
+u64 bench_cost_cpu_ns(const struct bench_cost *cost);
+
+/* What trace points have counted. */
+struct bench_trace {
+	u64 switches, wakeups;
+	u64 allocs, pages;	/* of the slab allocator, and of pages */
+};
+
+int bench_trace_begin(void);
+void bench_trace_end(struct bench_trace *trace);
+
+/* ---- device.c */
+
+/* An open file: where answers go. */
 struct bench_answer {
-	char text[512];
+	char text[1024];
 	size_t len;
+	/* From cost-begin to cost-end: */
+	struct bench_cost cost;
+	bool tracing;
 };
 
 __printf(2, 3) void bench_say(struct bench_answer *answer, const char *fmt, ...);
@@ -104,26 +130,5 @@ struct bench_thread *bench_thread(void (*fn)(void *data), void *data,
 				  const char *name);
 bool bench_await(struct bench_thread *thread);
 void bench_join(struct bench_thread *thread);
-
-/* ---- cost.c */
-
-/* What all CPUs have done between two looks. */
-struct bench_cost {
-	u64 wall_ns;
-	u64 idle_us;
-	u64 switches;
-};
-
-void bench_cost_begin(struct bench_cost *cost);
-void bench_cost_end(struct bench_cost *cost);
-u64 bench_cost_cpu_ns(const struct bench_cost *cost);
-
-/* What trace points have counted. */
-struct bench_trace {
-	u64 switches, wakeups, allocs;
-};
-
-int bench_trace_begin(void);
-void bench_trace_end(struct bench_trace *trace);
 
 #endif /* _KCCM_BENCH_H */

@@ -9,17 +9,22 @@
  *
  * start peer=P [nodes=N]	set a peer's pair, or N nodes, up
  * stop peer=P			and take it down
- * call peer=P size=B count=N [warm=W] [service_us=U] [background=1]
+ * call peer=P size=B count=N [warm=W] [service_us=U] [background=1] [trace=1]
  *		time N calls, one after the other, with B bytes of arguments and B
  *		of reply, after W that are not timed. The handler takes U
  *		microseconds. With background=1 messages of 1 MiB are sent over
- *		the same pair meanwhile
- * flood peer=P size=B ms=T [senders=S]
- *		count messages one way, where they come in, for T milliseconds
+ *		the same pair meanwhile. With trace=1 say also what each call
+ *		costs, for which they are made once more
+ * flood peer=P size=B ms=T [senders=S] [trace=1]
+ *		count messages one way, where they come in, for T milliseconds,
+ *		and again for what each costs
  * inflight peer=P size=B ms=T depth=D
  *		count and time calls for T milliseconds, D at a time
  * scale nodes=N
  *		how N nodes of KCCM become a cluster, and what they take
+ * cost-begin [trace=1]
+ * cost-end	what is done between the two, by programs, costs: CPU time, or with
+ *		trace=1 what trace=1 of a call counts. Closing the file ends it, too
  *
  * A size that a peer cannot carry is answered with "error=unsupported". Whatever
  * else goes wrong makes write() fail, and is told in the log. One command runs
@@ -64,6 +69,7 @@ static const struct {
 	{ "senders", offsetof(struct bench_request, senders), BENCH_MAX_LINES },
 	{ "depth", offsetof(struct bench_request, depth), BENCH_MAX_LINES },
 	{ "nodes", offsetof(struct bench_request, nodes), 256 },
+	{ "trace", offsetof(struct bench_request, trace), 1 },
 };
 
 static int parse_peer(const char *name, struct bench_request *rq)
@@ -123,6 +129,45 @@ static int parse(char *words, struct bench_request *rq)
 	return ret;
 }
 
+/* ---- What programs cost. */
+
+static int cost_begin(const struct bench_request *rq,
+		      struct bench_answer *answer)
+{
+	int ret;
+
+	if (rq->trace) {
+		ret = bench_trace_begin();
+		if (ret)
+			return ret;
+		answer->tracing = true;
+	}
+	bench_cost_begin(&answer->cost);
+	return 0;
+}
+
+static int cost_end(const struct bench_request *rq, struct bench_answer *answer)
+{
+	struct bench_cost cost = answer->cost;
+	struct bench_trace trace;
+
+	if (!cost.wall_ns) {
+		pr_err("cost-end: cost-begin comes before it\n");
+		return -EINVAL;
+	}
+	bench_cost_end(&cost);
+	answer->cost = (struct bench_cost){};
+	if (!answer->tracing) {
+		bench_say(answer, "cpu_ns=%llu", bench_cost_cpu_ns(&cost));
+		return 0;
+	}
+	answer->tracing = false;
+	bench_trace_end(&trace);
+	bench_say(answer, "switches=%llu wakeups=%llu allocs=%llu pages=%llu",
+		  trace.switches, trace.wakeups, trace.allocs, trace.pages);
+	return 0;
+}
+
 /* ---- Commands. */
 
 enum {
@@ -142,6 +187,8 @@ static const struct {
 	{ "flood", bench_flood, NEEDS_PEER | NEEDS_MS },
 	{ "inflight", bench_inflight, NEEDS_PEER | NEEDS_MS },
 	{ "scale", bench_scale, 0 },
+	{ "cost-begin", cost_begin, 0 },
+	{ "cost-end", cost_end, 0 },
 };
 
 void bench_say(struct bench_answer *answer, const char *fmt, ...)
@@ -235,7 +282,14 @@ static int bench_open(struct inode *inode, struct file *file)
 
 static int bench_release(struct inode *inode, struct file *file)
 {
-	kfree(file->private_data);
+	struct bench_answer *answer = file->private_data;
+	struct bench_trace trace;
+
+	mutex_lock(&running);
+	if (answer->tracing)
+		bench_trace_end(&trace);
+	mutex_unlock(&running);
+	kfree(answer);
 	return 0;
 }
 

@@ -67,6 +67,35 @@ static u64 mean(const u64 *times, size_t count)
 	return div64_u64(sum, count);
 }
 
+/* ---- What it costs. */
+
+static void say_each(struct bench_answer *answer, const char *name, u64 sum,
+		     u64 count)
+{
+	u64 hundredths = div64_u64(sum * 100 + count / 2, count);
+	u32 rest;
+
+	hundredths = div_u64_rem(hundredths, 100, &rest);
+	bench_say(answer, " %s=%llu.%02u", name, hundredths, rest);
+}
+
+/* For each of @count calls, or messages, and of those that were @traced. */
+static void say_costs(struct bench_answer *answer,
+		      const struct bench_cost *cost, u64 count,
+		      const struct bench_trace *trace, u64 traced)
+{
+	u64 cpu_ns = bench_cost_cpu_ns(cost);
+
+	if (cpu_ns && count)
+		say_each(answer, "cpu_ns", cpu_ns, count);
+	if (!traced)
+		return;
+	say_each(answer, "switches", trace->switches, traced);
+	say_each(answer, "wakeups", trace->wakeups, traced);
+	say_each(answer, "allocs", trace->allocs, traced);
+	say_each(answer, "pages", trace->pages, traced);
+}
+
 /* ---- Those who send, or call, until they are stopped. */
 
 struct worker {
@@ -204,7 +233,7 @@ struct calls {
 	u64 *times;
 	struct bench_cost cost;
 	struct bench_trace trace;
-	bool traced;
+	u32 traced;
 	bool cancel;
 	int error;
 };
@@ -231,6 +260,19 @@ static int make_calls(struct calls *c, u64 *times, u32 count)
 	return ret ?: bench_settle(c->line);
 }
 
+/* Once more, for what costs time to count. */
+static int trace_calls(struct calls *c)
+{
+	int ret;
+
+	if (bench_trace_begin())
+		return 0;
+	ret = make_calls(c, NULL, c->rq->count);
+	bench_trace_end(&c->trace);
+	c->traced = c->rq->count;
+	return ret;
+}
+
 static int measure_calls(struct calls *c)
 {
 	u32 count = c->rq->count;
@@ -252,13 +294,7 @@ static int measure_calls(struct calls *c)
 		       c->line->peer->name);
 		return -EBADMSG;
 	}
-	/* Once more, for what costs time to count. */
-	if (bench_trace_begin())
-		return 0;
-	c->traced = true;
-	ret = make_calls(c, NULL, count);
-	bench_trace_end(&c->trace);
-	return ret;
+	return c->rq->trace ? trace_calls(c) : 0;
 }
 
 /* As the server is a thread of the kernel, so is the caller. */
@@ -270,19 +306,8 @@ static void call_all(void *data)
 	c->line->broken = c->error && c->error != -EINTR;
 }
 
-static void say_each(struct bench_answer *answer, const char *name, u64 sum,
-		     u32 count)
-{
-	u64 hundredths = div_u64(sum * 100 + count / 2, count);
-	u32 rest;
-
-	hundredths = div_u64_rem(hundredths, 100, &rest);
-	bench_say(answer, " %s=%llu.%02u", name, hundredths, rest);
-}
-
 static void say_calls(struct calls *c, struct bench_answer *answer)
 {
-	u64 cpu_ns = bench_cost_cpu_ns(&c->cost);
 	u32 count = c->rq->count;
 	u64 *times = c->times;
 
@@ -292,15 +317,8 @@ static void say_calls(struct calls *c, struct bench_answer *answer)
 		  permille(times, count, 500), permille(times, count, 990),
 		  permille(times, count, 999), mean(times, count), times[0],
 		  count);
-	if (cpu_ns)
-		bench_say(answer, " cpu_ns=%llu", div_u64(cpu_ns, count));
-	if (c->traced) {
-		say_each(answer, "switches", c->trace.switches, count);
-		say_each(answer, "wakeups", c->trace.wakeups, count);
-		say_each(answer, "allocs", c->trace.allocs, count);
-	} else if (c->cost.switches) {
-		say_each(answer, "switches", c->cost.switches, count);
-	}
+	if (c->rq->trace)
+		say_costs(answer, &c->cost, count, &c->trace, c->traced);
 }
 
 static int run_calls(const struct bench_request *rq,
@@ -351,27 +369,44 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 
 /* ---- As much as goes. */
 
-/* What comes of so many workers in some time, in this much. */
-static void watch(struct worker *workers, unsigned int count, u32 ms,
-		  u64 *progressed, u64 *ns)
+/* What comes of workers in some time, and what that costs. */
+struct watched {
+	u64 progress;
+	struct bench_cost cost;
+	u64 traced;
+	struct bench_trace trace;
+};
+
+static u64 progress_in(const struct worker *workers, unsigned int count, u32 ms)
 {
-	u64 before, begin;
+	u64 before = progress(workers, count);
+
+	msleep_interruptible(ms);
+	return progress(workers, count) - before;
+}
+
+static void watch(struct worker *workers, unsigned int count,
+		  const struct bench_request *rq, struct watched *w)
+{
 	unsigned int i;
 
 	for (i = 0; i < count; i++)
 		WRITE_ONCE(workers[i].recording, workers[i].times);
-	before = progress(workers, count);
-	begin = ktime_get_ns();
-	msleep_interruptible(ms);
-	*progressed = progress(workers, count) - before;
-	*ns = ktime_get_ns() - begin;
+	bench_cost_begin(&w->cost);
+	w->progress = progress_in(workers, count, rq->ms);
+	bench_cost_end(&w->cost);
 	for (i = 0; i < count; i++)
 		WRITE_ONCE(workers[i].recording, false);
+	/* For as long once more, for what costs time to count. */
+	if (!rq->trace || bench_trace_begin())
+		return;
+	w->traced = progress_in(workers, count, rq->ms);
+	bench_trace_end(&w->trace);
 }
 
 static int run_workers(struct worker *workers, unsigned int count,
 		       const struct bench_request *rq, enum bench_use use,
-		       u64 *progressed, u64 *ns)
+		       struct watched *w)
 {
 	struct completion begin;
 	int ret, ended;
@@ -380,7 +415,7 @@ static int run_workers(struct worker *workers, unsigned int count,
 	if (!ret)
 		ret = await_progress(workers, count);
 	if (!ret)
-		watch(workers, count, rq->ms, progressed, ns);
+		watch(workers, count, rq, w);
 	ended = stop_workers(workers, count);
 	/* What made one end is why another did not get on. */
 	return ended ?: ret;
@@ -388,8 +423,9 @@ static int run_workers(struct worker *workers, unsigned int count,
 
 int bench_flood(const struct bench_request *rq, struct bench_answer *answer)
 {
+	struct watched w = {};
 	struct worker *workers;
-	u64 bytes, ns;
+	u64 count, ns;
 	int ret;
 
 	if (!rq->size) {
@@ -399,12 +435,20 @@ int bench_flood(const struct bench_request *rq, struct bench_answer *answer)
 	workers = kcalloc(rq->senders, sizeof(*workers), GFP_KERNEL);
 	if (!workers)
 		return -ENOMEM;
-	ret = run_workers(workers, rq->senders, rq, BENCH_STREAM, &bytes, &ns);
-	if (!ret)
-		bench_say(answer, "per_s=%llu bytes_per_s=%llu ms=%llu",
-			  mul_u64_u64_div_u64(bytes, NSEC_PER_SEC, ns * rq->size),
-			  mul_u64_u64_div_u64(bytes, NSEC_PER_SEC, ns),
-			  div_u64(ns, NSEC_PER_MSEC));
+	ret = run_workers(workers, rq->senders, rq, BENCH_STREAM, &w);
+	if (!ret) {
+		ns = w.cost.wall_ns;
+		count = div_u64(w.progress, rq->size);
+		bench_say(answer,
+			  "per_s=%llu bytes_per_s=%llu ms=%llu count=%llu",
+			  mul_u64_u64_div_u64(w.progress, NSEC_PER_SEC,
+					      ns * rq->size),
+			  mul_u64_u64_div_u64(w.progress, NSEC_PER_SEC, ns),
+			  div_u64(ns, NSEC_PER_MSEC), count);
+		if (rq->trace)
+			say_costs(answer, &w.cost, count, &w.trace,
+				  div_u64(w.traced, rq->size));
+	}
 	kfree(workers);
 	return ret;
 }
@@ -428,9 +472,10 @@ static size_t gather(const struct worker *workers, unsigned int count,
 
 int bench_inflight(const struct bench_request *rq, struct bench_answer *answer)
 {
+	struct watched w = {};
 	struct worker *workers;
-	u64 *times, done, ns;
 	unsigned int i;
+	u64 *times;
 	size_t got;
 	int ret;
 
@@ -442,16 +487,17 @@ int bench_inflight(const struct bench_request *rq, struct bench_answer *answer)
 		workers[i].times = times + i * workers[i].room;
 	}
 	if (!ret)
-		ret = run_workers(workers, rq->depth, rq, BENCH_CALLS, &done,
-				  &ns);
+		ret = run_workers(workers, rq->depth, rq, BENCH_CALLS, &w);
 	if (!ret) {
 		got = gather(workers, rq->depth, times);
 		ret = got ? 0 : -ETIMEDOUT;
 	}
 	if (!ret)
-		bench_say(answer, "per_s=%llu p50_ns=%llu p99_ns=%llu",
-			  mul_u64_u64_div_u64(done, NSEC_PER_SEC, ns),
-			  permille(times, got, 500), permille(times, got, 990));
+		bench_say(answer, "per_s=%llu p50_ns=%llu p99_ns=%llu count=%llu",
+			  mul_u64_u64_div_u64(w.progress, NSEC_PER_SEC,
+					      w.cost.wall_ns),
+			  permille(times, got, 500), permille(times, got, 990),
+			  w.progress);
 	vfree(times);
 	kfree(workers);
 	return ret;

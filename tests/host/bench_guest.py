@@ -68,23 +68,31 @@ class FakeGuest:
         if peer == "o2net" and size > 4096 or peer.startswith("tipc") and size > 66000:
             return "error=unsupported"
         ns = self._time(words) + 1000 * int(words.get("service_us", 0))
-        tail = 4.0 if "background" in words else 1.3
+        tail = 4.5 if "background" in words else 1.3
         answer = (
             f"p50_ns={ns:.0f} p99_ns={ns * tail:.0f} p999_ns={ns * tail * 2:.0f} "
             f"mean_ns={ns * 1.05:.0f} min_ns={ns * 0.9:.0f} count={words['count']}"
         )
-        costs = f" cpu_ns={ns * 0.8:.0f} switches={self._near(2):.2f} wakeups=2.0 allocs=0"
-        return answer + (costs if self.costs else "")
+        return answer + self._costs(words, ns)
+
+    def _costs(self, words: dict[str, str], ns: float) -> str:
+        if not self.costs or "trace" not in words:
+            return ""
+        return f" cpu_ns={ns * 0.8:.2f} switches={self._near(2):.2f} wakeups=2.0 allocs=0 pages=0"
 
     def _flood(self, words: dict[str, str]) -> str:
         rate = 3e9 / self._time(words) * (1.1 if words["senders"] == "8" else 1)
-        return f"per_s={rate:.0f} bytes_per_s={rate * int(words['size']):.0f} ms={words['ms']}"
+        return (
+            f"per_s={rate:.0f} bytes_per_s={rate * int(words['size']):.0f} ms={words['ms']} "
+            f"count={rate * int(words['ms']) / 1000:.0f}{self._costs(words, 1e9 / rate)}"
+        )
 
     def _inflight(self, words: dict[str, str]) -> str:
         depth, ns = int(words["depth"]), self._time(words)
         rate = 1e9 / ns * depth / (1 + depth / 8)
         p50 = depth / rate * 1e9
-        return f"per_s={rate:.0f} p50_ns={p50:.0f} p99_ns={p50 * 2:.0f}"
+        count = rate * int(words["ms"]) / 1000
+        return f"per_s={rate:.0f} p50_ns={p50:.0f} p99_ns={p50 * 2:.0f} count={count:.0f}"
 
     def _scale(self, words: dict[str, str]) -> str:
         nodes = int(words["nodes"])

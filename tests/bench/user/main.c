@@ -3,10 +3,13 @@
  * Measures a peer in user space, in the words of /dev/kccm_bench:
  *
  *	bench_... serve &		says "ready" when it is
- *	bench_... call size=64 count=1000 [warm=100] [service_us=10]
- *	bench_... inflight size=64 ms=1000 depth=8
+ *	bench_... call size=64 count=1000 [warm=100] [service_us=10] [trace=1]
+ *	bench_... inflight size=64 ms=1000 depth=8 [service_us=10]
+ *
+ * With trace=1 that device is asked what the calls cost, where there is one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,8 +23,7 @@
 #define MAX_DEPTH	256
 /* Of calls that many make at once, the last so many are looked at. */
 #define SAMPLES		(256 * 1024)
-/* /proc/stat counts in hundredths of a second: a shorter while says too little. */
-#define LEAST_NS	500000000ull
+#define DEVICE		"/dev/kccm_bench"
 
 void die(const char *what)
 {
@@ -63,7 +65,7 @@ static void *allocate(size_t count, size_t size)
 
 /* ---- A command's words. */
 
-#define WORDS		6
+#define WORDS		7
 
 static struct {
 	const char *name;
@@ -75,6 +77,7 @@ static struct {
 	{ "service_us", 0, 1000000 },
 	{ "ms", 1000, 60000 },
 	{ "depth", 1, MAX_DEPTH },
+	{ "trace", 0, 1 },
 };
 
 static unsigned long word(const char *name)
@@ -89,7 +92,8 @@ static unsigned long word(const char *name)
 static void usage(void)
 {
 	fprintf(stderr,
-		"How to call it: serve | call size=B count=N [warm=W] [service_us=U] | inflight size=B ms=T depth=D\n");
+		"How to call it: serve | call size=B count=N [warm=W] [service_us=U] [trace=1]"
+		" | inflight size=B ms=T depth=D [service_us=U]\n");
 	exit(2);
 }
 
@@ -129,47 +133,6 @@ static unsigned long long permille(const unsigned long long *times, size_t count
 	return times[(count - 1) * n / 1000];
 }
 
-/* ---- What all CPUs have done. */
-
-struct cost {
-	unsigned long long wall_ns, idle_ns, switches;
-};
-
-static void look(struct cost *cost)
-{
-	unsigned long long idle = 0, iowait = 0;
-	char text[1024];
-	FILE *file;
-
-	file = fopen("/proc/stat", "r");
-	if (!file)
-		die("/proc/stat");
-	while (fgets(text, sizeof(text), file)) {
-		/* All CPUs together; what follows is of one each. */
-		if (!strncmp(text, "cpu ", 4) &&
-		    sscanf(text + 4, "%*u %*u %*u %llu %llu", &idle, &iowait) == 2)
-			continue;
-		if (sscanf(text, "ctxt %llu", &cost->switches) == 1)
-			break;
-	}
-	fclose(file);
-	cost->idle_ns = (idle + iowait) * (1000000000 / sysconf(_SC_CLK_TCK));
-	cost->wall_ns = now_ns();
-}
-
-static void say_cost(const struct cost *before, const struct cost *after,
-		     unsigned long count)
-{
-	unsigned long long wall = after->wall_ns - before->wall_ns;
-	unsigned long long all = wall * sysconf(_SC_NPROCESSORS_ONLN);
-	unsigned long long idle = after->idle_ns - before->idle_ns;
-
-	if (wall >= LEAST_NS && all > idle)
-		printf(" cpu_ns=%llu", (all - idle) / count);
-	printf(" switches=%.2f",
-	       (double)(after->switches - before->switches) / count);
-}
-
 /* ---- Calls. */
 
 static struct line *open_line(unsigned int index)
@@ -194,25 +157,68 @@ static void check(const struct line *line)
 		die("the reply");
 }
 
+static void make_calls(struct line *line, unsigned long count, unsigned long long *times)
+{
+	unsigned long long begin;
+	unsigned long i;
+
+	for (i = 0; i < count; i++) {
+		begin = now_ns();
+		peer.call(line);
+		if (times)
+			times[i] = now_ns() - begin;
+	}
+}
+
+static void tell_device(int device, const char *command)
+{
+	ssize_t len = strlen(command);
+
+	if (write(device, command, len) != len)
+		die(command);
+}
+
+/* Makes calls, and says what the device says that they cost, for each of them. */
+static void make_watched_calls(struct line *line, unsigned long count, unsigned long long *times,
+			       int device, const char *begin)
+{
+	char answer[256], *words = answer, *word, *value;
+	ssize_t len;
+
+	tell_device(device, begin);
+	make_calls(line, count, times);
+	tell_device(device, "cost-end");
+	len = read(device, answer, sizeof(answer) - 1);
+	if (len < 0)
+		die(DEVICE);
+	answer[len] = '\0';
+	while ((word = strsep(&words, " \n"))) {
+		value = strchr(word, '=');
+		if (!value)
+			continue;
+		*value++ = '\0';
+		printf("%s=%.2f ", word, strtod(value, NULL) / count);
+	}
+}
+
 static void call(void)
 {
+	int device = word("trace") ? open(DEVICE, O_RDWR) : -1;
 	unsigned long count = word("count"), i;
 	struct line *line = open_line(0);
-	struct cost before, after;
-	unsigned long long *times, begin, sum = 0;
+	unsigned long long *times, sum = 0;
 
 	if (!count)
 		usage();
 	times = allocate(count, sizeof(*times));
-	for (i = 0; i < word("warm"); i++)
-		peer.call(line);
-	look(&before);
-	for (i = 0; i < count; i++) {
-		begin = now_ns();
-		peer.call(line);
-		times[i] = now_ns() - begin;
+	make_calls(line, word("warm"), NULL);
+	if (device < 0) {
+		make_calls(line, count, times);
+	} else {
+		make_watched_calls(line, count, times, device, "cost-begin");
+		/* Once more, for what costs time to count. */
+		make_watched_calls(line, count, NULL, device, "cost-begin trace=1");
 	}
-	look(&after);
 	check(line);
 	for (i = 0; i < count; i++)
 		sum += times[i];
@@ -220,7 +226,6 @@ static void call(void)
 	printf("p50_ns=%llu p99_ns=%llu p999_ns=%llu mean_ns=%llu min_ns=%llu count=%lu",
 	       permille(times, count, 500), permille(times, count, 990),
 	       permille(times, count, 999), sum / count, times[0], count);
-	say_cost(&before, &after, count);
 	putchar('\n');
 }
 
@@ -324,9 +329,9 @@ static void inflight(void)
 	if (!got)
 		die("no call has returned");
 	qsort(times, got, sizeof(*times), compare_times);
-	printf("per_s=%llu p50_ns=%llu p99_ns=%llu\n",
+	printf("per_s=%llu p50_ns=%llu p99_ns=%llu count=%llu\n",
 	       (unsigned long long)(done * 1e9 / ns), permille(times, got, 500),
-	       permille(times, got, 990));
+	       permille(times, got, 990), done);
 }
 
 int main(int argc, char **argv)
