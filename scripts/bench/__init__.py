@@ -8,6 +8,8 @@ How the parts fit together::
     rounds ------- guest ---------- environments
       |            commands and     QEMU and UML, with one processor
       |            their answers    and with two
+      +-- percentile   percentiles of all rounds' calls together
+      |
     records        results.json and about.json, the only source of
       |            numbers for what follows
       +-- ratios       ratios within a boot (crossings: where lines cross)

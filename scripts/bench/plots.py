@@ -440,7 +440,9 @@ def _tails(results: Results, env: str) -> Figure:
     axes.plot([], [], "-", color="#404040", label="alone")
     axes.plot([], [], "--", color="#404040", label="during a bulk transfer\non the same pair")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set_xlabel("time of a call of 64 bytes")
+    axes.set_xlabel(
+        "time of a call of 64 bytes\n(p99.9: of all rounds' calls together where a round has few)"
+    )
     picture.tight_layout()
     _titled(results, env, "tails", "Tails: a call of 64 bytes, alone and during a bulk transfer", picture)
     return picture

@@ -18,7 +18,8 @@ class Record:
     ``values`` has what each round gave, in their order; ``median`` is theirs, ``spread`` the lowest
     and the highest, and ``p99`` the median of the rounds' 99th percentiles (of times of calls).
     ``count`` is how many calls, or messages, all rounds had. Only records of one ``boot`` may be
-    compared.
+    compared. With ``pooled``, ``median`` is instead a percentile of the calls of all rounds together,
+    while ``values`` are the rounds' own.
     """
 
     env: str
@@ -36,6 +37,7 @@ class Record:
     metric: str
     boot: str
     values: tuple[float, ...]
+    pooled: bool = False
 
     @classmethod
     def parse(cls, fields: dict[str, object]) -> Record:

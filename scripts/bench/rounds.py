@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from . import percentile
 from .guest import UNSUPPORTED, Answer, Failure, Guest
 from .plan import Phase, Point, Use
 from .progress import Report, Steps
@@ -34,8 +35,8 @@ _MOST_CALLS = 50_000
 # So long, in calls of a round, is the round that is not counted.
 _WARM_SHARE = 0.1
 _MOST_WARM = 200
-# A point that is slow may take so many times what it should before there are fewer calls than wanted.
-_STRETCH = 3.0
+# So many times what they should commands may take before they are taken to hang.
+_PATIENCE = 3.0
 # What each command costs beside what it measures.
 _OVERHEAD_SECONDS = 0.012
 # A round of a point is no shorter than this, however little time there is; one of many calls or
@@ -217,22 +218,25 @@ class Measurement:
         p99 = [words[use.p99] for words in rounds if use.p99 in words] if use.p99 else []
         several = use.figure not in ("7", "8", "throughput")
         names = (point.peer, use.variant, use.metric if several else "")
+        pooled = percentile.of_all(rounds, use.thousandths) if use.thousandths else None
+        median = statistics.median(values) if pooled is None else pooled
         return Record(
             env=self._env,
             figure=use.figure,
             series=" ".join(name for name in names if name),
             x=point.x,
             unit=use.unit,
-            median=statistics.median(values),
+            median=median,
             p99=statistics.median(p99) if p99 else None,
             rounds=len(values),
-            spread=(min(values), max(values)),
+            spread=(min(*values, median), max(*values, median)),
             count=series.calls or None,
             peer=point.peer,
             variant=use.variant,
             metric=use.metric,
             boot=self._boot,
             values=tuple(values),
+            pooled=pooled is not None,
         )
 
 
@@ -287,14 +291,14 @@ def length(phase: Phase, point: Point, each: float) -> dict[str, int]:
         return {}
     count = phase.milliseconds / 1000 / each
     if count < phase.least:
-        count = min(phase.least, count * _STRETCH)
+        count = min(phase.least, count * phase.stretch)
     count = round(min(max(count, _FEWEST_CALLS), _MOST_CALLS))
     return {"count": count, "warm": max(1, min(round(count * _WARM_SHARE), _MOST_WARM))}
 
 
 def _expected(phase: Phase, batch: Sequence[Series]) -> float:
     """How many seconds a round of these points should take at most."""
-    return _STRETCH * sum(one.seconds(phase) for one in batch) + 1.0
+    return _PATIENCE * sum(one.seconds(phase) for one in batch) + 1.0
 
 
 def fit(phase: Phase, series: Sequence[Series], rounds: int, seconds: float) -> Phase:
@@ -314,5 +318,8 @@ def fit(phase: Phase, series: Sequence[Series], rounds: int, seconds: float) -> 
 
 def shares(phases: Sequence[Phase], seconds: float) -> list[float]:
     """How many of so many seconds each phase may take."""
-    wanted = [sum(point.passes for point in phase.points) * phase.milliseconds for phase in phases]
+    wanted = [
+        phase.milliseconds * phase.stretch * sum(point.passes for point in phase.points)
+        for phase in phases
+    ]
     return [seconds * one / max(sum(wanted), 1.0) for one in wanted]

@@ -162,7 +162,29 @@ def _tails(results: Results, env: str) -> list[str]:
         rows.append([PEERS[peer], *(_cell(record) for record in one.values()), against, *counts])
     loaded = [f"{metric}, bulk" for metric in metrics]
     head = ["64 B", *metrics, *loaded, "p99: bulk / without", "calls", "calls, bulk"]
-    return [table(head, rows)]
+    return [table(head, rows), *_tails_notes(results, env)]
+
+
+def _tails_notes(results: Results, env: str) -> list[str]:
+    """What the numbers of the table are."""
+    pooled = [
+        PEERS[record.peer] + (", bulk" if record.variant == BACKGROUND else "")
+        for record in results.of(env, "tails", metric="p99.9")
+        if record.pooled
+    ]
+    notes = []
+    if pooled:
+        notes.append(
+            "p99.9 is that of the calls of all rounds together, with the lowest and the highest of "
+            f"single rounds in brackets, for {'; '.join(pooled)}. These have few calls in a round; "
+            "for the others it is the median of the rounds' own."
+        )
+    notes.append(
+        "Bulk is messages of 1 MiB to the same peer, one after the other. KCCM sends them over the "
+        "connection of the calls; TCP and TIPC have a second socket for them, between the same two "
+        "addresses."
+    )
+    return notes
 
 
 def _cost(results: Results, env: str) -> list[str]:

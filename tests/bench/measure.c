@@ -22,6 +22,8 @@
 #define BURST_BYTES	(1024 * 1024)
 /* What is sent in the background. */
 #define BULK_SIZE	(1024 * 1024)
+/* So many of the slowest calls are told one by one. */
+#define SLOWEST		16
 
 unsigned int bench_service_us;
 
@@ -308,7 +310,7 @@ static void call_all(void *data)
 
 static void say_calls(struct calls *c, struct bench_answer *answer)
 {
-	u32 count = c->rq->count;
+	u32 count = c->rq->count, i;
 	u64 *times = c->times;
 
 	sort_times(times, count);
@@ -317,6 +319,8 @@ static void say_calls(struct calls *c, struct bench_answer *answer)
 		  permille(times, count, 500), permille(times, count, 990),
 		  permille(times, count, 999), mean(times, count), times[0],
 		  count);
+	for (i = 0; i < min(count, SLOWEST); i++)
+		bench_say(answer, " slow%u_ns=%llu", i, times[count - 1 - i]);
 	if (c->rq->trace)
 		say_costs(answer, &c->cost, count, &c->trace, c->traced);
 }

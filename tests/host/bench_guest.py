@@ -73,6 +73,9 @@ class FakeGuest:
             f"p50_ns={ns:.0f} p99_ns={ns * tail:.0f} p999_ns={ns * tail * 2:.0f} "
             f"mean_ns={ns * 1.05:.0f} min_ns={ns * 0.9:.0f} count={words['count']}"
         )
+        # Those above the 99th percentile.
+        slowest = (ns * tail * (2.2 - n / 20) for n in range(min(16, int(words["count"]))))
+        answer += "".join(f" slow{n}_ns={value:.0f}" for n, value in enumerate(slowest))
         return answer + self._costs(words, ns)
 
     def _costs(self, words: dict[str, str], ns: float) -> str:

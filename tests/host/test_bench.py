@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,7 +15,19 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from bench import crossings, environments, guest, main, plan, plots, ratios, records, rounds, tables
+from bench import (
+    crossings,
+    environments,
+    guest,
+    main,
+    percentile,
+    plan,
+    plots,
+    ratios,
+    records,
+    rounds,
+    tables,
+)
 from bench.guest import Answer, Failure, Guest, Hung
 from bench.progress import Report
 from bench.records import Boot, Record, Results
@@ -247,6 +260,13 @@ def test_how_often(mean_ns: int, count: int) -> None:
     assert found["count"] == count and 1 <= found["warm"] <= 200
 
 
+def test_slow_calls_of_tails_take_longer() -> None:
+    """Of a call beside bulk there are still some hundreds in a round."""
+    (tails,) = plan.phases(("tails",))
+    for each, count in ((20e-6, 15_000), (1e-3, 1000), (10e-3, 300)):
+        assert rounds.length(tails, tails.points[0], each)["count"] == count
+
+
 def test_rounds_are_made_to_fit() -> None:
     """With less time there is less of each round, not fewer rounds; with no time, the least."""
     (phase,) = plan.phases(plan.QUICK_FIGURES)
@@ -368,6 +388,41 @@ def test_how_many(results: Results) -> None:
         assert bool(record.count) == (record.figure != "scale")
     (one,) = results.of("qemu-1", "tails", "tcp", "", "p50")
     assert one.count and one.count > 7 * 1000
+
+
+def test_percentile_of_all_rounds() -> None:
+    """As of the calls of all rounds together, whatever round the slowest are of."""
+    times = [float(value) for value in random.Random(1).sample(range(10**6), 2100)]
+    parts = [sorted(times[at : at + 300], reverse=True) for at in range(0, 2100, 300)]
+
+    def answers(told: int) -> list[dict[str, float]]:
+        named = ({f"slow{n}_ns": value for n, value in enumerate(part[:told])} for part in parts)
+        return [{"count": 300, "p50_ns": 1, **words} for words in named]
+
+    assert percentile.of_all(answers(4), 999) == sorted(times)[2099 * 999 // 1000]
+    # The fourth might not be among these, and those without words tell nothing.
+    assert percentile.of_all(answers(3), 999) is None
+    assert percentile.of_all([{"p50_ns": 1}], 999) is None
+    # All that there are is enough.
+    few = [{"count": 2, "slow0_ns": 9, "slow1_ns": 8}, {"count": 1, "slow0_ns": 7}]
+    assert percentile.of_all(few, 500) == 8
+
+
+def test_tails_are_of_all_rounds_where_calls_are_few() -> None:
+    """And of each round where these have enough; the spread is that of the rounds, with it."""
+
+    def change(command: str, text_: str) -> str:
+        slow = "background=1" in command
+        return text_.replace("p50_ns=", "p50_ns=9" if slow else "p50_ns=").replace(
+            "mean_ns=", "mean_ns=9999" if slow else "mean_ns="
+        )
+
+    found = [r for r in measured(FakeGuest(twist=change), ("tails",)) if r.metric == "p99.9"]
+    assert {r.pooled for r in found if r.variant} == {True}
+    assert {r.pooled for r in found if not r.variant and r.peer == "tcp"} == {False}
+    for record in found:
+        low, high = record.spread
+        assert low <= record.median <= high and len(record.values) == 7
 
 
 def test_costs_that_cannot_be_had() -> None:

@@ -23,6 +23,8 @@
 #define MAX_DEPTH	256
 /* Of calls that many make at once, the last so many are looked at. */
 #define SAMPLES		(256 * 1024)
+/* So many of the slowest calls are told one by one. */
+#define SLOWEST		16
 #define DEVICE		"/dev/kccm_bench"
 
 void die(const char *what)
@@ -226,6 +228,8 @@ static void call(void)
 	printf("p50_ns=%llu p99_ns=%llu p999_ns=%llu mean_ns=%llu min_ns=%llu count=%lu",
 	       permille(times, count, 500), permille(times, count, 990),
 	       permille(times, count, 999), sum / count, times[0], count);
+	for (i = 0; i < SLOWEST && i < count; i++)
+		printf(" slow%lu_ns=%llu", i, times[count - 1 - i]);
 	putchar('\n');
 }
 
