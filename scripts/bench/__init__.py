@@ -12,7 +12,7 @@ How the parts fit together::
       |
     records        results.json and about.json, the only source of
       |            numbers for what follows
-      +-- ratios       ratios within a boot (crossings: where lines cross)
+      +-- ratios       ratios within a boot, growth (crossings: where lines cross)
       +-- plots        pictures
       `-- tables       report.md, the targets, the part of README.md
 

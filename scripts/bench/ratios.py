@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .records import Record
@@ -28,3 +30,18 @@ def ratio(above: Record | None, below: Record | None) -> Ratio | None:
         return None
     rounds = [a / b for a, b in zip(above.values, below.values)]
     return Ratio(statistics.median(rounds), min(rounds), max(rounds), len(rounds), above.x)
+
+
+# A line through fewer points says nothing.
+_FEWEST_POINTS = 3
+
+
+def growth(records: Iterable[Record]) -> float | None:
+    """With which power of x something grows: the slope of a straight line on logarithmic axes.
+
+    What is 0 has no place there, and is left out.
+    """
+    points = [(math.log(r.x), math.log(r.median)) for r in records if r.x > 0 and r.median > 0]
+    if len({x for x, _ in points}) < _FEWEST_POINTS:
+        return None
+    return statistics.linear_regression(*zip(*points)).slope

@@ -12,7 +12,7 @@ from cluster.settings import HarnessError
 from . import crossings, plan
 from .environments import ENVIRONMENTS
 from .plan import BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
-from .ratios import Ratio, ratio
+from .ratios import Ratio, growth, ratio
 from .records import Record, Results
 from .targets import TARGETS, Outcome, Target
 from .units import cost_unit, counts_text, size_text, spread_text
@@ -218,7 +218,23 @@ def _scale(results: Results, env: str) -> list[str]:
         [str(x), *(_cell(results.one(env, "scale", "kccm", x, "", metric)) for metric in metrics)]
         for x in _xs(results.of(env, "scale"))
     ]
-    return [table(["nodes", *metrics], rows)]
+    lines = (_grows(metric, results.of(env, "scale", metric=metric)) for metric in metrics)
+    note = (
+        "Idle CPU is what the processors do more than before there were nodes, where that can be "
+        "told; else 0."
+    )
+    return [table(["nodes", *metrics], rows), note, "\n".join(f"- {line}" for line in lines if line)]
+
+
+def _grows(metric: str, records: Sequence[Record]) -> str:
+    """How a quantity grows with the number of nodes, in words."""
+    name = "time until fully connected" if metric == "connect" else metric
+    power = growth(records)
+    if power is None:
+        return f"{name}: too few numbers to say how it grows" if records else ""
+    xs = [record.x for record in records if record.median > 0]
+    between = f"{min(xs)} to {max(xs)} nodes"
+    return f"{name} grows with the number of nodes to the power {power:.1f} ({between})"
 
 
 def _figure_7(results: Results, env: str) -> list[str]:

@@ -110,6 +110,8 @@ __printf(2, 3) void bench_say(struct bench_answer *answer, const char *fmt, ...)
 /* How long a call takes at who is called. */
 extern unsigned int bench_service_us;
 
+void bench_sort(u64 *times, size_t count);
+
 int bench_call(const struct bench_request *rq, struct bench_answer *answer);
 int bench_flood(const struct bench_request *rq, struct bench_answer *answer);
 int bench_inflight(const struct bench_request *rq, struct bench_answer *answer);

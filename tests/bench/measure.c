@@ -48,7 +48,7 @@ static int compare_times(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void sort_times(u64 *times, size_t count)
+void bench_sort(u64 *times, size_t count)
 {
 	sort(times, count, sizeof(*times), compare_times, NULL);
 }
@@ -313,7 +313,7 @@ static void say_calls(struct calls *c, struct bench_answer *answer)
 	u32 count = c->rq->count, i;
 	u64 *times = c->times;
 
-	sort_times(times, count);
+	bench_sort(times, count);
 	bench_say(answer,
 		  "p50_ns=%llu p99_ns=%llu p999_ns=%llu mean_ns=%llu min_ns=%llu count=%u",
 		  permille(times, count, 500), permille(times, count, 990),
@@ -470,7 +470,7 @@ static size_t gather(const struct worker *workers, unsigned int count,
 		memmove(times + sum, workers[i].times, got * sizeof(*times));
 		sum += got;
 	}
-	sort_times(times, sum);
+	bench_sort(times, sum);
 	return sum;
 }
 

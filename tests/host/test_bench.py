@@ -451,6 +451,14 @@ def test_ratios_within_a_boot_only() -> None:
     assert ratios.ratio(one, a_record((1.0, 2.0, 3.0))) is None
 
 
+def test_growth() -> None:
+    """The power of x with which something grows; nothing is said of less than three points."""
+    squares = [a_record((3.0 * x * x,), x) for x in (2, 8, 32, 64)]
+    assert ratios.growth(squares) == pytest.approx(2)
+    assert ratios.growth([a_record((7.0,), x) for x in (2, 8, 32)]) == pytest.approx(0)
+    assert ratios.growth([*squares[:2], a_record((0.0,), 32)]) is None
+
+
 def line(*heights: float, noise: float = 0.001) -> list[Record]:
     """A line at 64, 128, 256, ... with seven rounds."""
     return [
@@ -544,6 +552,13 @@ def test_report_has_all_tables(results: Results) -> None:
         lines = block.splitlines()
         if lines[0].startswith("|"):
             assert len({line_.count("|") for line_ in lines}) == 1
+
+
+def test_reports_say_how_things_grow(results: Results) -> None:
+    """In words, a line for each quantity."""
+    made = tables.report(results)
+    assert "time until fully connected grows with the number of nodes to the power 1." in made
+    assert "idle CPU grows with the number of nodes to the power 1.0 (2 to 128 nodes)" in made
 
 
 def test_a_target_is_shown_with_the_digits_that_it_takes() -> None:
