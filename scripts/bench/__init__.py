@@ -12,7 +12,8 @@ How the parts fit together::
       |
     records        results.json and about.json, the only source of
       |            numbers for what follows
-      +-- ratios       ratios within a boot, growth (crossings: where lines cross)
+      +-- ratios       ratios within a boot, and how something grows
+      +-- crossings    where the lines of figure 8 cross, and what to choose
       +-- plots        pictures
       `-- tables       report.md, the targets, the part of README.md
 

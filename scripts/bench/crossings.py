@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import plan
-from .plan import CLASSES, PEERS
+from .plan import CLASSES, LONG, PEERS, SHORT, SOFTIRQ
 from .ratios import ratio
 from .records import Record, Results
 
@@ -102,6 +103,63 @@ def _told(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> 
         return f"{other}, against {one}: no difference that the rounds agree on"
     where = "every size" if count == total else f"{count} of {total} sizes, else no clear difference"
     return f"{other}, against {one}: {'slower' if slower else 'faster'} at {where}"
+
+
+# What to choose.
+
+# So much faster is worth a choice.
+_WORTH = 1.10
+_MARGIN = f"{_WORTH - 1:.0%}".replace("%", " %")
+
+
+def _leads(results: Results, env: str, first: str, second: str) -> list[tuple[int, int, int]]:
+    """For each handler how long it takes, at how many sizes a call of the second of two classes
+    takes so much longer than one of the first, and at how many both were measured."""
+    found = []
+    for us in plan.SERVICE_US:
+        variant = plan.service_variant(us)
+        both = (
+            ratio(record, results.one(env, "8", first, record.x, variant))
+            for record in results.of(env, "8", second, variant)
+        )
+        medians = [at.median for at in both if at]
+        if medians:
+            found.append((us, sum(median > _WORTH for median in medians), len(medians)))
+    return found
+
+
+def choice(results: Results, env: str) -> list[str]:
+    """Which class a user should choose, as the numbers say."""
+    pairs = ((SOFTIRQ, SHORT), (SHORT, LONG))
+    found = ((*pair, _leads(results, env, *pair)) for pair in pairs)
+    return [_chosen(first, second, leads) for first, second, leads in found if leads]
+
+
+def _chosen(first: str, second: str, leads: Sequence[tuple[int, int, int]]) -> str:
+    one, other = (PEERS[peer].removeprefix("KCCM ") for peer in (first, second))
+    sizes = ", ".join(f"{count} of {total} at {us} µs" for us, count, total in leads)
+    worth = [us for us, _, _ in itertools.takewhile(lambda lead: 2 * lead[1] > lead[2], leads)]
+    if not worth:
+        return f"{one} is ahead of {other} by more than {_MARGIN} at few sizes only ({sizes})"
+    handlers = f"handlers of up to {worth[-1]} µs" if worth[-1] else "empty handlers"
+    return (
+        f"choose {one} rather than {other} for {handlers}: it is ahead by more than {_MARGIN} at most "
+        f"sizes ({sizes})"
+    )
+
+
+def callers(results: Results, env: str) -> str:
+    """What becomes of calls of short handlers that others hold up; empty if that is not known."""
+    short, long = (
+        results.one(env, "8", peer, plan.SMALL, plan.CALLERS_VARIANT) for peer in (SHORT, LONG)
+    )
+    at = ratio(long, short)
+    if at is None:
+        return ""
+    return (
+        f"where {plan.CALLERS} call at once a handler of {plan.CALLERS_US} µs, a call takes "
+        f"{at.median:.2f} ({at.low:.2f}-{at.high:.2f}) times as long with long as with short"
+    )
 
 
 def _about(x: float) -> str:

@@ -153,6 +153,11 @@ def service_variant(us: int) -> str:
     return f"{us} us"
 
 
+# Where a short handler holds up the calls of others.
+CALLERS, CALLERS_US = 4, 100
+CALLERS_VARIANT = f"{CALLERS} callers, {CALLERS_US} us"
+
+
 def _figure_8() -> Iterator[Point]:
     for size in SIZES:
         for us in SERVICE_US:
@@ -160,6 +165,10 @@ def _figure_8() -> Iterator[Point]:
             for peer in CLASSES:
                 use = Use("8", *CALL_TIME, variant=service_variant(us))
                 yield Point("call", peer, size, words, (use,))
+    for peer in CLASSES:
+        words = (("size", SMALL), ("depth", CALLERS), ("service_us", CALLERS_US))
+        use = Use("8", *CALL_TIME, variant=CALLERS_VARIANT)
+        yield Point("inflight", peer, SMALL, words, (use,))
 
 
 ONE_WAY = "one way"

@@ -78,6 +78,12 @@ PAPER = {
     "rpc": "paper: Sun RPC",
 }
 PAPER_CROSSING = 3000
+# The same of figure 8, and what it found there.
+PAPER_8 = {SHORT: "paper: short", LONG: "paper: long"}
+PAPER_FOUND_8 = (
+    "The paper found short ahead of long where the handler is short, as a function call costs less "
+    "than a thread; it tells of no crossing."
+)
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -293,7 +299,8 @@ def _figure_8(results: Results, env: str) -> Figure:
         for peer in (LONG, SHORT, SOFTIRQ):
             records = results.of(env, "8", peer, plan.service_variant(us))
             if records:
-                _line(axes, records, peer)
+                paper = f" ({PAPER_8[peer]})" if peer in PAPER_8 else ""
+                _line(axes, records, peer, PEERS[peer] + paper)
         _bytes_axis(axes)
         axes.set_xlim(0, 1 << 20)
         axes.set_title("empty handler" if us == 0 else f"handler takes {us} µs")
@@ -332,6 +339,7 @@ def _figure_8(results: Results, env: str) -> Figure:
     for axes in all_axes[len(there) :]:
         axes.set_visible(False)
     picture.tight_layout()
+    picture.text(0.01, 0.0, PAPER_FOUND_8, ha="left", va="top", fontsize=8, color="#606060")
     title = "Figure 8: handlers of the classes short, softirq and long"
     _titled(results, env, "8", title, picture)
     return picture

@@ -113,8 +113,24 @@ def _figure_8(results: Results, env: str) -> list[str]:
         names = [PEERS[peer].removeprefix("KCCM ") for peer in CLASSES]
         ratio_names = [f"{name} / short" for name in names[1:]]
         parts.append(table([f"handler of {us} µs", *names, *ratio_names, "calls each"], rows))
-    lines = crossings.lines(results, env)
-    return [*parts, "\n".join(f"- {line}" for line in lines)]
+    if results.of(env, "8", variant=plan.CALLERS_VARIANT):
+        parts += _callers(results, env)
+    lines = [*crossings.lines(results, env), *crossings.choice(results, env)]
+    lines.append(crossings.callers(results, env))
+    return [*parts, "\n".join(f"- {line}" for line in lines if line)]
+
+
+def _callers(results: Results, env: str) -> list[str]:
+    """Where a short handler holds up the calls of others."""
+    found = {r.peer: r for r in results.of(env, "8", variant=plan.CALLERS_VARIANT)}
+    rows = []
+    for peer in (peer for peer in CLASSES if peer in found):
+        one = found[peer]
+        p99 = spread_text(one.p99, (one.p99, one.p99), one.unit) if one.p99 else NOTHING
+        against = ratio_text(ratio(one, found.get(CLASSES[0])))
+        rows.append([PEERS[peer], _cell(one), p99, against, _counts([one])])
+    title = f"{plan.CALLERS} callers at once, 64 B, handler of {plan.CALLERS_US} µs"
+    return [table([title, "a call", "p99", "by that of short", "calls"], rows)]
 
 
 # The others.
@@ -358,6 +374,7 @@ def summary(results: Results, envs: Sequence[str]) -> str:
             if outcome.worst is not None:
                 lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome, env)}")
         lines += [f"  {line}" for line in crossings.lines(results, env)]
+        lines += [f"  {line}" for line in crossings.choice(results, env)]
     return "\n".join(lines)
 
 
@@ -382,8 +399,16 @@ def readme_part(results: Results, folder: Path) -> str:
             if picture.exists():
                 parts.append(f"![{title}, {ENVIRONMENTS[env].title}]({PICTURES / picture.name})")
     lines = crossings.lines(results, first)
-    if lines:
-        parts += ["Where the lines of figure 8 cross:", "\n".join(f"- {line}" for line in lines)]
+    choice = crossings.choice(results, first)
+    for env in envs:
+        if line := crossings.callers(results, env):
+            choice.append(f"{ENVIRONMENTS[env].title}: {line}")
+    for title, told in (
+        ("Where the lines of figure 8 cross:", lines),
+        ("Which class to choose:", choice),
+    ):
+        if told:
+            parts += [title, "\n".join(f"- {line}" for line in told)]
     return "\n\n".join(parts)
 
 

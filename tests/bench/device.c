@@ -18,7 +18,7 @@
  * flood peer=P size=B ms=T [senders=S] [trace=1]
  *		count messages one way, where they come in, for T milliseconds,
  *		and again for what each costs
- * inflight peer=P size=B ms=T depth=D
+ * inflight peer=P size=B ms=T depth=D [service_us=U]
  *		count and time calls for T milliseconds, D at a time
  * scale nodes=N
  *		how N nodes of KCCM become a cluster, and what they take
@@ -225,7 +225,9 @@ static int run_command(char *line, struct bench_answer *answer)
 		return -EINVAL;
 	}
 	answer->len = 0;
+	WRITE_ONCE(bench_service_us, rq.service_us);
 	ret = commands[i].run(&rq, answer);
+	WRITE_ONCE(bench_service_us, 0);
 	if (ret == -EOPNOTSUPP) {
 		answer->len = 0;
 		bench_say(answer, "error=unsupported");

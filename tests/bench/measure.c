@@ -357,7 +357,6 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 	struct completion begin;
 	int ret = 0, ended;
 
-	WRITE_ONCE(bench_service_us, rq->service_us);
 	if (rq->background) {
 		ret = start_workers(&bulk, 1, rq->peer, BENCH_STREAM, BULK_SIZE,
 				    &begin);
@@ -367,7 +366,6 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 	if (!ret)
 		ret = run_calls(rq, answer);
 	ended = stop_workers(&bulk, 1);
-	WRITE_ONCE(bench_service_us, 0);
 	return ret ?: ended;
 }
 

@@ -91,7 +91,7 @@ class FakeGuest:
         )
 
     def _inflight(self, words: dict[str, str]) -> str:
-        depth, ns = int(words["depth"]), self._time(words)
+        depth, ns = int(words["depth"]), self._time(words) + 1000 * int(words.get("service_us", 0))
         rate = 1e9 / ns * depth / (1 + depth / 8)
         p50 = depth / rate * 1e9
         count = rate * int(words["ms"]) / 1000

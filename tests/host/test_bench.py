@@ -275,7 +275,7 @@ def test_rounds_are_made_to_fit() -> None:
         found = rounds.fit(phase, series, 7, seconds)
         assert 0.8 * min(seconds, 130) < sum(one.seconds(found) for one in series) * 7 <= seconds
     rounds.fit(phase, series, 7, 0.0)
-    assert all(one.length["count"] >= 3 for one in series)
+    assert all(one.length.get("count", 3) >= 3 for one in series)
     (floods,) = plan.phases(("throughput",))
     series = [rounds.Series(point, 0.0) for point in floods.points]
     rounds.fit(floods, series, 7, 0.0)
@@ -485,6 +485,37 @@ def test_what_lies_on_top_does_not_cross() -> None:
     other = [a_record((2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 1.0), 64 << n) for n in range(3)]
     assert not crossings.between(flat, other)
     assert crossings.ahead(flat, other) == (0, 0)
+
+
+def a_figure_8(factors: dict[int, float]) -> Results:
+    """Calls of long handlers that take so many times as long as short ones, by the handler's time."""
+    found = [
+        a_record((t, t, t), size, figure="8", peer=peer, variant=plan.service_variant(us))
+        for us, factor in factors.items()
+        for size in (64, 128, 256)
+        for peer, t in (("kccm-short", 1.0), ("kccm-long", factor))
+    ]
+    return Results(found)
+
+
+def test_which_class_to_choose() -> None:
+    """Short for what is so short that long takes a tenth longer; if nothing is, that is said."""
+    (told,) = crossings.choice(a_figure_8({0: 2.0, 1: 1.5, 10: 1.2, 100: 1.05}), "qemu-1")
+    assert "choose short rather than long for handlers of up to 10 µs" in told
+    assert "3 of 3 at 0 µs" in told and "0 of 3 at 100 µs" in told
+    (told,) = crossings.choice(a_figure_8({0: 1.09, 1: 0.9}), "qemu-1")
+    assert "short is ahead of long by more than 10 % at few sizes only" in told
+    assert crossings.choice(Results(), "qemu-1") == []
+    found = a_figure_8({0: 2.0})
+    assert crossings.callers(found, "qemu-1") == ""
+    found.records += [record_of_callers(*of) for of in (("kccm-short", 2.0), ("kccm-long", 1.0))]
+    told = crossings.callers(found, "qemu-1")
+    assert "takes 0.50 (0.50-0.50) times as long with long as with short" in told
+
+
+def record_of_callers(peer: str, time: float) -> Record:
+    """Several that call the same handler at once."""
+    return a_record((time, time), figure="8", peer=peer, variant=plan.CALLERS_VARIANT)
 
 
 def test_units() -> None:
