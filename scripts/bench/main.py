@@ -132,6 +132,7 @@ def _measure(
                 _measure_phases(measurement, phases, arguments, done)
             finally:
                 done.left_out = measurement.left_out.lines()
+                done.missing = measurement.left_out.missing()
     except Hung as error:
         done.hung = error.command
         done.error = f"{environment.name}: {error}"
@@ -176,6 +177,7 @@ class _Measured:
         self.phases: list[str] = []
         self.records: list[Record] = []
         self.left_out: list[str] = []
+        self.missing: list[str] = []
 
     def boot(self) -> Boot:
         """For about.json."""
@@ -189,6 +191,7 @@ class _Measured:
             load=round(self.load, 1),
             seconds=round(self.seconds, 1),
             left_out=tuple(self.left_out),
+            missing=tuple(self.missing),
         )
 
 
@@ -220,6 +223,8 @@ def run(arguments: argparse.Namespace, report: Report) -> int:
     if arguments.readme:
         tables.update_readme(results, folder, TREE)
         report.say("README.md and Documentation/bench have the table and the pictures")
+        for doubt in tables.doubts(results):
+            report.say(f"warning: {doubt}")
     else:
         report.console.print()
         report.console.print(tables.summary(results, arguments.envs), markup=False)

@@ -28,6 +28,11 @@ PEERS = {
     "user-tcp": "user-space TCP",
     "o2net": "o2net",
 }
+# Why some are not to be had, where the guest can only say that they are not there.
+WHY_NOT = {
+    "o2net": "a kernel can be one node of it only, and its nodes find each other by heartbeats on "
+    "a disk that they share",
+}
 # Those that answer a call, but for KCCM.
 RIVALS = (FLOOR, "tipc", "tipc-local", "rpc", "sunrpc", "user-tcp", "o2net")
 

@@ -51,7 +51,8 @@ class Record:
 class Boot:
     """The boot of a guest in which was measured, and what was left out there, with the reason.
 
-    ``load`` is what the machine had to do beside, when it began.
+    ``load`` is what the machine had to do beside, when it began; ``missing`` are peers that were not
+    to be had at all.
     """
 
     name: str
@@ -63,6 +64,13 @@ class Boot:
     load: float = 0.0
     seconds: float = 0.0
     left_out: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, fields: dict[str, object]) -> Boot:
+        """A boot as it is in the file."""
+        boot = cls(**fields)  # type: ignore[arg-type]
+        return replace(boot, left_out=tuple(boot.left_out), missing=tuple(boot.missing))
 
 
 @dataclass
@@ -132,10 +140,7 @@ def read(folder: Path) -> Results:
         return Results()
     try:
         records = [Record.parse(f) for f in json.loads((folder / "results.json").read_text())]
-        boots = [
-            Boot(**{**fields, "left_out": tuple(fields["left_out"])})
-            for fields in json.loads((folder / "about.json").read_text())
-        ]
+        boots = [Boot.parse(f) for f in json.loads((folder / "about.json").read_text())]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise HarnessError(
             f"{folder} has no results of this version ({error}): remove it, and measure again"

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from . import percentile
 from .guest import UNSUPPORTED, Answer, Failure, Guest
-from .plan import Phase, Point, Use
+from .plan import WHY_NOT, Phase, Point, Use
 from .progress import Report, Steps
 from .records import Record
 
@@ -73,9 +73,13 @@ class LeftOut:
         """A point cannot be measured."""
         self.points[point.peer, reason].append(str(point).replace(f" {point.peer}", "", 1))
 
+    def missing(self) -> list[str]:
+        """The peers that are not to be had, for the user."""
+        return [f"{peer}: {reason}" for peer, reason in self.peers.items()]
+
     def lines(self) -> list[str]:
-        """All of it, for the user."""
-        told = [f"{peer}: {reason}" for peer, reason in self.peers.items()]
+        """Everything else that is left out."""
+        told = []
         for (peer, reason), points in self.points.items():
             shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if points[4:] else "")
             told.append(f"{peer}: {shown}: {reason}")
@@ -125,7 +129,7 @@ class Measurement:
             try:
                 self._guest.start(peer)
             except Failure as error:
-                self._report.say(self.left_out.peer(peer, str(error)))
+                self._report.say(self.left_out.peer(peer, WHY_NOT.get(peer, str(error))))
             else:
                 there.append(peer)
         return there

@@ -10,8 +10,8 @@ from pathlib import Path
 from cluster.settings import HarnessError
 
 from . import crossings, plan
-from .environments import ENVIRONMENTS
-from .plan import BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
+from .environments import ENVIRONMENTS, busy
+from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
 from .ratios import Ratio, growth, ratio
 from .records import Record, Results
 from .targets import TARGETS, Outcome, Target
@@ -22,6 +22,8 @@ END = "<!-- made by scripts/bench.py --readme: end -->"
 # Where README.md has its pictures.
 PICTURES = Path("Documentation/bench")
 README_FIGURES = ("7", "8")
+# Of which it shows the ratios: emulated, and with code that is the processor's own.
+README_RATIOS = ("qemu-1", "uml-1")
 
 NOTHING = "-"
 
@@ -74,7 +76,7 @@ def ratio_text(value: Ratio | None) -> str:
 
 def times(results: Results, env: str) -> str:
     """Times of calls, by size and peer."""
-    peers = _peers(results, env, "7", (*CLASSES, plan.ASYNC, *RIVALS))
+    peers = _peers(results, env, "7", (*CLASSES, ASYNC, *RIVALS))
     rows = []
     for size in _xs(results.of(env, "7")):
         found = [results.one(env, "7", peer, size) for peer in peers]
@@ -255,7 +257,7 @@ def _grows(metric: str, records: Sequence[Record]) -> str:
 
 def _figure_7(results: Results, env: str) -> list[str]:
     parts = [times(results, env), "Times of KCCM by those of the peers; below 1 KCCM is faster:"]
-    there = _peers(results, env, "7", CLASSES)
+    there = _peers(results, env, "7", (*CLASSES, ASYNC))
     return [*parts, *(call_ratios(results, env, ours) for ours in there)]
 
 
@@ -356,7 +358,8 @@ def report(results: Results, pictures: Collection[str] = ()) -> str:
                 picture = f"figure-{figure}-{env}.svg"
                 shown = [f"![{title}]({picture})"] if picture in pictures else []
                 parts += [f"### {title}", *shown, *make(results, env)]
-        left_out = [line for b in results.boots.values() if b.env == env for line in b.left_out]
+        boots = [boot for boot in results.boots.values() if boot.env == env]
+        left_out = [line for boot in boots for line in (*boot.missing, *boot.left_out)]
         if left_out:
             parts += ["### Left out", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(parts) + "\n"
@@ -375,10 +378,33 @@ def summary(results: Results, envs: Sequence[str]) -> str:
                 lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome, env)}")
         lines += [f"  {line}" for line in crossings.lines(results, env)]
         lines += [f"  {line}" for line in crossings.choice(results, env)]
+    lines += [f"left out: {line}" for line in missing(results, envs)]
     return "\n".join(lines)
 
 
+def missing(results: Results, envs: Iterable[str]) -> list[str]:
+    """The peers that were not to be had, and where."""
+    found: dict[str, list[str]] = {}
+    for boot in results.boots.values():
+        if boot.env in envs:
+            for line in boot.missing:
+                found.setdefault(line, []).append(ENVIRONMENTS[boot.env].title)
+    return [f"{line} ({'; '.join(dict.fromkeys(where))})" for line, where in found.items()]
+
+
 # README.md.
+
+
+def doubts(results: Results) -> list[str]:
+    """What speaks against showing these results to everybody."""
+    lines = []
+    for boot in results.boots.values():
+        title = ENVIRONMENTS[boot.env].title
+        if boot.revision.endswith("+"):
+            lines.append(f"{title}: measured of a tree that no revision is the same as")
+        if busy(boot.load):
+            lines.append(f"{title}: measured while the machine was busy (load {boot.load:.1f})")
+    return lines
 
 
 def readme_part(results: Results, folder: Path) -> str:
@@ -388,10 +414,15 @@ def readme_part(results: Results, folder: Path) -> str:
     parts = [
         "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
         targets(results, envs),
+        "The worst of what belongs to each. A ratio is the median of the rounds' ratios, not the ratio "
+        "of the medians; in brackets are the lowest and the highest of a round.",
     ]
-    for ours in _peers(results, first, "7", (plan.SOFTIRQ, plan.SHORT)):
-        title = f"Time of a call by that of each peer, {ENVIRONMENTS[first].title}; below 1 KCCM is faster:"
-        parts += [title, call_ratios(results, first, ours)]
+    for env in [env for env in README_RATIOS if env in envs] or envs[:1]:
+        for ours in _peers(results, env, "7", (plan.SOFTIRQ, plan.SHORT)):
+            where = ENVIRONMENTS[env].title
+            title = f"Time of a call by that of each peer, {where}; below 1 KCCM is faster:"
+            parts += [title, call_ratios(results, env, ours)]
+    parts += [f"Left out: {line}." for line in missing(results, envs)]
     for figure in README_FIGURES:
         title = _SECTIONS[figure][0]
         for env in envs[:1]:

@@ -743,6 +743,31 @@ def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert "must be" in capsys.readouterr().err
 
 
+def test_missing_peers_are_told_at_the_end(
+    machine: FakeGuest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where they are missing, and why; that is no failure."""
+    machine.missing = {"o2net": 'there is no peer "o2net" here', "tipc": "no module"}
+    words = ["--figures", "7", "--envs", "qemu-1,qemu-2", "--folder", str(tmp_path)]
+    assert main.main(words) == 0
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == [
+        "left out: tipc: no module (QEMU, 1 CPU; QEMU, 2 CPUs)",
+        f"left out: o2net: {plan.WHY_NOT['o2net']} (QEMU, 1 CPU; QEMU, 2 CPUs)",
+    ]
+    found = records.read(tmp_path)
+    assert "Left out: tipc: no module (QEMU" in tables.readme_part(found, tmp_path)
+    assert "- tipc: no module" in (tmp_path / "report.md").read_text()
+
+
+def test_what_should_not_be_shown(results: Results) -> None:
+    """A tree that has been changed, and a machine that had something else to do."""
+    assert not tables.doubts(results)
+    boot = Boot("boot", "qemu-1", "", "", "", "abc+", load=100.0)
+    changed, busy = tables.doubts(Results(results.records, {"boot": boot}))
+    assert "no revision" in changed and "load 100.0" in busy
+
+
 def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without results there is nothing to draw."""
     assert main.main(["--report", "--folder", str(tmp_path)]) == 1
