@@ -124,13 +124,18 @@ class Point:
         """How often it is done: once more to count what it costs."""
         return 1 + dict(self.words).get("trace", 0)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends when the time is up: nobody knows before how long a call takes then."""
+        return "background" in dict(self.words)
+
 
 @dataclass(frozen=True)
 class Phase:
     """Points that are measured in the same rounds, each for about so long in a round.
 
     Of calls, there are at least ``least`` in a round, where that takes no more than ``stretch``
-    times as long, and three of the slowest.
+    times as long, and three of the slowest, or one of those that are bounded.
     """
 
     name: str

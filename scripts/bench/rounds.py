@@ -35,6 +35,7 @@ _MOST_CALLS = 50_000
 # So long, in calls of a round, is the round that is not counted.
 _WARM_SHARE = 0.1
 _MOST_WARM = 200
+_WARM_BOUNDED = 10
 # So many times what they should commands may take before they are taken to hang.
 _PATIENCE = 3.0
 # What each command costs beside what it measures.
@@ -104,7 +105,9 @@ class Series:
     def seconds(self, phase: Phase) -> float:
         """How long a round should take."""
         if self.point.verb == "call":
-            took = (self.length["count"] * self.point.passes + self.length["warm"]) * self.each
+            most = self.length.get("ms", math.inf) / 1000
+            took = min(self.length["count"] * self.each, most) * self.point.passes
+            took += min(self.length["warm"] * self.each, most)
         elif self.point.verb == "scale":
             took = self.each
         else:
@@ -294,6 +297,9 @@ def length(phase: Phase, point: Point, each: float) -> dict[str, int]:
     if point.verb != "call":
         return {}
     count = phase.milliseconds / 1000 / each
+    if point.bounded:
+        count = round(min(max(count, phase.least), _MOST_CALLS))
+        return {"count": count, "warm": _WARM_BOUNDED, "ms": round(phase.milliseconds * phase.stretch)}
     if count < phase.least:
         count = min(phase.least, count * phase.stretch)
     count = round(min(max(count, _FEWEST_CALLS), _MOST_CALLS))

@@ -10,9 +10,10 @@
  * start peer=P [nodes=N]	set a peer's pair, or N nodes, up
  * stop peer=P			and take it down
  * call peer=P size=B count=N [warm=W] [service_us=U] [background=1] [trace=1]
+ *				[ms=T]
  *		time N calls, one after the other, with B bytes of arguments and B
- *		of reply, after W that are not timed. The handler takes U
- *		microseconds. With background=1 messages of 1 MiB are sent over
+ *		of reply, after W that are not timed; fewer of each, but one, where
+ *		T milliseconds are over. The handler takes U microseconds. With background=1 messages of 1 MiB are sent over
  *		the same pair meanwhile. With trace=1 say also what each call
  *		costs, for which they are made once more
  * flood peer=P size=B ms=T [senders=S] [trace=1]

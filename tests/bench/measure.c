@@ -235,20 +235,23 @@ struct calls {
 	u64 *times;
 	struct bench_cost cost;
 	struct bench_trace trace;
-	u32 traced;
+	u32 made, traced;	/* calls that were timed, and traced */
 	bool cancel;
 	int error;
 };
 
-static int make_calls(struct calls *c, u64 *times, u32 count)
+/* So many, or fewer where the time is up; how many goes to @made. */
+static int make_calls(struct calls *c, u64 *times, u32 count, u32 *made)
 {
 	size_t size = c->line->size;
 	u32 burst = min(BURST, BURST_BYTES / max_t(size_t, size, 1));
+	u64 begin = ktime_get_ns(), end = U64_MAX;
 	int ret = 0;
-	u64 begin;
 	u32 i;
 
-	for (i = 0; i < count && !ret; i++) {
+	if (c->rq->ms)
+		end = begin + c->rq->ms * NSEC_PER_MSEC;
+	for (i = 0; i < count && begin < end && !ret; i++) {
 		begin = ktime_get_ns();
 		ret = c->line->peer->call(c->line);
 		if (times)
@@ -259,6 +262,7 @@ static int make_calls(struct calls *c, u64 *times, u32 count)
 			ret = -EINTR;
 		cond_resched();
 	}
+	*made = i;
 	return ret ?: bench_settle(c->line);
 }
 
@@ -269,22 +273,20 @@ static int trace_calls(struct calls *c)
 
 	if (bench_trace_begin())
 		return 0;
-	ret = make_calls(c, NULL, c->rq->count);
+	ret = make_calls(c, NULL, c->made, &c->traced);
 	bench_trace_end(&c->trace);
-	c->traced = c->rq->count;
 	return ret;
 }
 
 static int measure_calls(struct calls *c)
 {
-	u32 count = c->rq->count;
 	int ret;
 
-	ret = make_calls(c, NULL, c->rq->warm);
+	ret = make_calls(c, NULL, c->rq->warm, &c->made);
 	if (ret)
 		return ret;
 	bench_cost_begin(&c->cost);
-	ret = make_calls(c, c->times, count);
+	ret = make_calls(c, c->times, c->rq->count, &c->made);
 	bench_cost_end(&c->cost);
 	if (ret)
 		return ret;
@@ -310,7 +312,7 @@ static void call_all(void *data)
 
 static void say_calls(struct calls *c, struct bench_answer *answer)
 {
-	u32 count = c->rq->count, i;
+	u32 count = c->made, i;
 	u64 *times = c->times;
 
 	bench_sort(times, count);

@@ -265,6 +265,11 @@ def test_slow_calls_of_tails_take_longer() -> None:
     (tails,) = plan.phases(("tails",))
     for each, count in ((20e-6, 15_000), (1e-3, 1000), (10e-3, 300)):
         assert rounds.length(tails, tails.points[0], each)["count"] == count
+    loaded = next(point for point in tails.points if point.bounded)
+    for each, count, seconds in ((20e-6, 15_000, 0.3), (1e-3, 1000, 1.0), (10e-3, 1000, 3.1)):
+        series = rounds.Series(loaded, each, rounds.length(tails, loaded, each))
+        assert series.length["count"] == count and series.length["ms"] == 3000
+        assert series.seconds(tails) == pytest.approx(seconds, rel=0.05)
 
 
 def test_rounds_are_made_to_fit() -> None:
