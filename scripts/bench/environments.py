@@ -38,17 +38,32 @@ NETCONFIG = Path("/etc/netconfig")
 
 @dataclass(frozen=True)
 class Environment:
-    """A kind of guest, and how many processors it has."""
+    """A kind of guest, and how many processors it has.
+
+    Where instructions are ``counted``, each takes a nanosecond of the guest's time, whatever it does
+    and however busy this machine is. It has none of the targets.
+    """
 
     name: str
     kind: str
     cpus: int
+    counted: bool = False
 
     @property
     def title(self) -> str:
         """As pictures and tables call it."""
         kind = {"qemu": "QEMU", "uml": "UML"}[self.kind]
-        return f"{kind}, {self.cpus} CPU{'s' if self.cpus > 1 else ''}"
+        counted = ", instructions" if self.counted else ""
+        return f"{kind}, {self.cpus} CPU{'s' if self.cpus > 1 else ''}{counted}"
+
+    @property
+    def slowness(self) -> float:
+        """How many times what the guest's clock says something takes."""
+        return 20.0 if self.counted else 1.0
+
+    def unit(self, unit: str) -> str:
+        """What a unit of time is here."""
+        return re.sub(r"^ns\b", "instructions", unit) if self.counted else unit
 
 
 ENVIRONMENTS = {
@@ -58,8 +73,11 @@ ENVIRONMENTS = {
         Environment("qemu-2", "qemu", 2),
         Environment("uml-1", "uml", 1),
         Environment("uml-2", "uml", 2),
+        Environment("qemu-icount", "qemu", 1, counted=True),
     )
 }
+# Where is measured unless told otherwise.
+DEFAULT = tuple(name for name, environment in ENVIRONMENTS.items() if not environment.counted)
 QUICK = ("qemu-1",)
 
 
@@ -69,7 +87,7 @@ def opened(environment: Environment) -> Iterator[Machine]:
     with RunDir(f"bench-{environment.name}") as folder:
         with _machine(environment, folder.path) as machine:
             machine.boot()
-            machine.wait_ready(BOOT_SECONDS)
+            machine.wait_ready(BOOT_SECONDS * environment.slowness)
             if NETCONFIG.is_file():
                 machine.write_file(str(NETCONFIG), NETCONFIG.read_bytes())
             for module in (*PEER_MODULES, MODULE):
@@ -89,13 +107,19 @@ def _machine(environment: Environment, folder: Path) -> Machine:
             name=f"bench-{environment.name}",
             image=Image.build(modules, _programs()),
             kernel=flavour.bzimage,
-            accel="uml" if flavour.is_uml else accelerator(flavour.bzimage),
+            accel=_accelerator(environment, flavour),
             cpus=environment.cpus,
             memory_mb=MEMORY_MB,
             append=flavour.append,
             folder=folder,
         )
     )
+
+
+def _accelerator(environment: Environment, flavour: Flavour) -> str:
+    if environment.counted:
+        return "icount"
+    return "uml" if flavour.is_uml else accelerator(flavour.bzimage)
 
 
 def _peer_modules(flavour: Flavour) -> list[Path]:

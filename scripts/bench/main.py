@@ -37,7 +37,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="figures 7 and 8 in QEMU with one processor"
     )
     parser.add_argument(
-        "--envs", default="", metavar="NAME,...", help=f"default: {','.join(ENVIRONMENTS)}"
+        "--envs",
+        default="",
+        metavar="NAME,...",
+        help=f"of {','.join(ENVIRONMENTS)}; default: {','.join(environments.DEFAULT)}",
     )
     parser.add_argument(
         "--figures", default="", metavar="NAME,...", help=f"default: {','.join(plan.FIGURES)}"
@@ -62,9 +65,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="measure nothing, put table and pictures from results.json into README.md",
     )
     arguments = parser.parse_args(argv)
-    arguments.envs = _choice(
-        parser, arguments.envs, ENVIRONMENTS, environments.QUICK if arguments.quick else None
-    )
+    default_envs = environments.QUICK if arguments.quick else environments.DEFAULT
+    arguments.envs = _choice(parser, arguments.envs, ENVIRONMENTS, default_envs)
     arguments.figures = _choice(
         parser, arguments.figures, plan.FIGURES, plan.QUICK_FIGURES if arguments.quick else None
     )

@@ -121,6 +121,15 @@ def _titled(results: Results, env: str, figure: str, title: str, picture: Figure
     picture.text(0.01, 1.005, note, ha="left", va="bottom", color="#606060")
 
 
+def _time_unit(results: Results, env: str, figure: str) -> str:
+    """What time is counted in: nanoseconds or instructions."""
+    return next(r.unit for r in results.of(env, figure) if r.unit in ("ns", "instructions"))
+
+
+def _time_label(unit: str) -> str:
+    return "median time of a call" if unit == "ns" else "instructions of a call, median"
+
+
 def _bytes_axis(axes: Axes) -> None:
     """A logarithmic axis of sizes, with a place for 0."""
     axes.set_xscale("symlog", base=2, linthresh=64, linscale=0.8)
@@ -268,8 +277,9 @@ def _figure_7(results: Results, env: str) -> Figure:
                 ends.append((records[-1].median, name, STYLES[peer].colour))
             else:
                 _label_point(axes, records[-1], name, STYLES[peer].colour)
+    unit = _time_unit(results, env, "7")
     _bytes_axis(axes)
-    _log_axis(axes, "ns")
+    _log_axis(axes, unit)
     axes.set_xlim(0, 1 << 20)
     axes.axvline(PAPER_CROSSING, color="#808080", linestyle=(0, (2, 2)), linewidth=1)
     axes.annotate(
@@ -284,7 +294,7 @@ def _figure_7(results: Results, env: str) -> Figure:
         color="#606060",
     )
     axes.set_xlabel("arguments, and reply (asynchronous: arguments alone), bytes")
-    axes.set_ylabel("median time of a call")
+    axes.set_ylabel(_time_label(unit))
     _label_ends(axes, ends, 0.068)
     picture.tight_layout()
     _titled(results, env, "7", "Figure 7: time of a remote call against size", picture)
@@ -329,12 +339,13 @@ def _figure_8(results: Results, env: str) -> Figure:
                 fontsize=8,
             )
         axes.set_xlabel("arguments, and reply, bytes")
-    _log_axis(all_axes[0], "ns")
+    unit = _time_unit(results, env, "8")
+    _log_axis(all_axes[0], unit)
     low, high = all_axes[0].get_ylim()
     # Room for what is said of the crossings.
     all_axes[0].set_ylim(low / 6, high)
     for axes in all_axes[:: min(2, len(there))]:
-        axes.set_ylabel("median time of a call")
+        axes.set_ylabel(_time_label(unit))
     all_axes[0].legend(frameon=False, loc="upper left")
     for axes in all_axes[len(there) :]:
         axes.set_visible(False)
@@ -411,7 +422,8 @@ def _bars_axis(axes: Axes, length: float) -> None:
 
 def _inflight(results: Results, env: str) -> Figure:
     picture, all_axes = _grid(1, 2, 10.5, 4.4)
-    parts = (("rate", "1/s", "calls a second"), ("p50", "ns", "median time of a call"))
+    unit = _time_unit(results, env, "inflight")
+    parts = (("rate", "1/s", "calls a second"), ("p50", unit, _time_label(unit)))
     for axes, (metric, unit, title) in zip(all_axes, parts):
         ends = []
         for peer in PEERS:
@@ -442,7 +454,7 @@ def _tails(results: Results, env: str) -> Figure:
         for variant, shift in (("", -0.17), (BACKGROUND, 0.17)):
             _tail(axes, results.of(env, "tails", peer, variant), row + shift, bool(variant))
     _rows(axes, [PEERS[peer] for peer in peers])
-    _log_axis(axes, "ns", "x")
+    _log_axis(axes, _time_unit(results, env, "tails"), "x")
     for metric, marker in _PERCENTILES.items():
         axes.plot([], [], marker, color="#404040", label=metric)
     axes.plot([], [], "-", color="#404040", label="alone")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from . import percentile
+from .environments import ENVIRONMENTS
 from .guest import UNSUPPORTED, Answer, Failure, Guest
 from .plan import WHY_NOT, Phase, Point, Use
 from .progress import Report, Steps
@@ -121,7 +122,7 @@ class Measurement:
     def __init__(self, guest: Guest, report: Report, boot: str, env: str) -> None:
         self._guest = guest
         self._report = report
-        self._boot, self._env = boot, env
+        self._boot, self._env = boot, ENVIRONMENTS[env]
         self._told: set[tuple[str, str]] = set()
         self.left_out = LeftOut()
 
@@ -144,7 +145,7 @@ class Measurement:
         """
         end = time.monotonic() + seconds
         live = {one.point: one for one in self._trial(phase)}
-        slowness = 1.0
+        slowness = self._env.slowness
         with self._report.steps(f"{phase.name}: {rounds} rounds", rounds * len(live)) as steps:
             for index in range(rounds):
                 began = time.monotonic()
@@ -171,7 +172,8 @@ class Measurement:
         """One round of points with the same x; those that failed."""
         if not batch:
             return []
-        answers = self._guest.ask([one.command for one in batch], _expected(phase, batch))
+        expected = _expected(phase, batch) * self._env.slowness
+        answers = self._guest.ask([one.command for one in batch], expected)
         failed = []
         for one, answer in zip(batch, answers):
             try:
@@ -199,7 +201,8 @@ class Measurement:
             for batch in phase.batches():
                 commands = [point.command(**_trial_length(point)) for point in batch]
                 began = time.monotonic()
-                answers = self._guest.ask(commands, sum(_trial_seconds(point) for point in batch))
+                expected = sum(_trial_seconds(point) for point in batch) * self._env.slowness
+                answers = self._guest.ask(commands, expected)
                 took = (time.monotonic() - began) / len(batch)
                 for point, answer in zip(batch, answers):
                     try:
@@ -208,7 +211,9 @@ class Measurement:
                     except Failure as error:
                         self._fail(point, str(error))
                     else:
-                        found.append(Series(point, took if point.verb == "scale" else _mean(words)))
+                        # In the guest's time, as that of calls is.
+                        each = took / self._env.slowness if point.verb == "scale" else _mean(words)
+                        found.append(Series(point, each))
                 steps.step(_axis(batch[0]), len(batch))
         return found
 
@@ -228,11 +233,11 @@ class Measurement:
         pooled = percentile.of_all(rounds, use.thousandths) if use.thousandths else None
         median = statistics.median(values) if pooled is None else pooled
         return Record(
-            env=self._env,
+            env=self._env.name,
             figure=use.figure,
             series=" ".join(name for name in names if name),
             x=point.x,
-            unit=use.unit,
+            unit=self._env.unit(use.unit),
             median=median,
             p99=statistics.median(p99) if p99 else None,
             rounds=len(values),

@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.settings import HarnessError
 
 from . import crossings, plan
-from .environments import ENVIRONMENTS, busy
+from .environments import DEFAULT, ENVIRONMENTS, busy
 from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
 from .ratios import Ratio, growth, ratio
 from .records import Record, Results
@@ -301,7 +301,8 @@ def _digits(target: Target, value: float, env: str) -> int:
 
 
 def targets(results: Results, envs: Sequence[str]) -> str:
-    """All targets, with how they stand in each environment: the worst of each."""
+    """All targets, with how they stand in each environment that has them: the worst of each."""
+    envs = [env for env in envs if env in DEFAULT]
     rows = [
         [
             target.text,
@@ -372,7 +373,7 @@ def summary(results: Results, envs: Sequence[str]) -> str:
         if env not in results.environments():
             continue
         lines.append(ENVIRONMENTS[env].title)
-        for target in TARGETS:
+        for target in TARGETS if env in DEFAULT else ():
             outcome = target.outcome(results, env)
             if outcome.worst is not None:
                 lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome, env)}")
@@ -407,9 +408,15 @@ def doubts(results: Results) -> list[str]:
     return lines
 
 
+def _readme_order(results: Results) -> list[str]:
+    """The environments that are for everybody, if there are any."""
+    there = _order(results)
+    return [env for env in there if env in DEFAULT] or there
+
+
 def readme_part(results: Results, folder: Path) -> str:
     """What stands between the two marks of README.md."""
-    envs = _order(results)
+    envs = _readme_order(results)
     first = envs[0]
     parts = [
         "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
@@ -455,6 +462,8 @@ def update_readme(results: Results, folder: Path, tree: Path) -> None:
     place = tree / PICTURES
     place.mkdir(parents=True, exist_ok=True)
     for figure in README_FIGURES:
-        for picture in folder.glob(f"figure-{figure}-*.svg"):
-            shutil.copy(picture, place / picture.name)
+        for env in _readme_order(results):
+            picture = folder / f"figure-{figure}-{env}.svg"
+            if picture.exists():
+                shutil.copy(picture, place / picture.name)
     path.write_text(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}")

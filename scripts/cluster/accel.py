@@ -15,18 +15,19 @@ from pathlib import Path
 
 from . import settings
 from .image import Image
-from .machine import ACCELERATORS, Machine, MachineSpec
+from .machine import Machine, MachineSpec
 from .settings import HarnessError
 
 _PROBE_SECONDS = 6.0
 _CACHE = "accel.json"
+_CHOICES = ("kvm", "tcg")
 
 
 def accelerator(kernel: Path) -> str:
     """``kvm`` or ``tcg``: the best that works here; KCCM_ACCEL overrides it."""
     wanted = settings.variable("KCCM_ACCEL")
     if wanted:
-        if wanted not in ACCELERATORS:
+        if wanted not in _CHOICES:
             raise HarnessError(f"KCCM_ACCEL={wanted}: it must be kvm or tcg")
         return wanted
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -43,7 +44,7 @@ def _cached_probe(kernel: Path) -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
         known = json.loads(cache.read_text())
-        if known["boot_id"] == boot_id and known["accel"] in ACCELERATORS:
+        if known["boot_id"] == boot_id and known["accel"] in _CHOICES:
             return str(known["accel"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no answer yet, or not one of ours: ask again

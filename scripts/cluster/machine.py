@@ -30,10 +30,13 @@ QEMU = "qemu-system-x86_64"
 
 # Accelerators, with the processor that each offers. Without five-level page
 # tables: a kernel with KASAN that is interrupted while it finds out about them
-# takes its own memory for wild.
+# takes its own memory for wild. The clock of the last one goes on by a nanosecond
+# with each instruction, and while the guest is idle at once to where it has
+# something to do.
 ACCELERATORS = {
     "kvm": ["-accel", "kvm", "-cpu", "host"],
     "tcg": ["-accel", "tcg", "-cpu", "max,la57=off"],
+    "icount": ["-accel", "tcg", "-cpu", "max,la57=off", "-icount", "shift=0,sleep=off"],
 }
 
 _WRITE_CHUNK = 6000
@@ -74,19 +77,20 @@ class MachineSpec:
 
     def command_line(self) -> str:
         """The kernel's command line. A panic resets at once, which ends QEMU."""
-        clock = emulated_clock() if self.accel == "tcg" else ""
+        clock = emulated_clock(self.accel == "icount") if self.accel in ("tcg", "icount") else ""
         kunit = f"kunit.enable={int(self.kunit)}"
         ours = f"kccm_node={self.node_id} kccm_mtu={self.mtu}"
         return f"console=ttyS0 panic=-1 reboot=t {clock} {kunit} {ours} {self.append}".strip()
 
 
-def emulated_clock() -> str:
+def emulated_clock(counted: bool = False) -> str:
     """Kernel parameters for a clock that is right under emulation.
 
     The clocksource watchdog misfires there, and so do the calibration and the
-    check of the timer's interrupt when the host is busy.
+    check of the timer's interrupt when the host is busy. Where instructions are
+    ``counted``, the clock ticks with them.
     """
-    khz = host_tsc_khz()
+    khz = 1_000_000 if counted else host_tsc_khz()
     known = f" tsc_early_khz={khz}" if khz else ""
     return f"no_timer_check tsc=nowatchdog clocksource=tsc{known}"
 

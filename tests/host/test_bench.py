@@ -626,6 +626,23 @@ def test_target_without_a_goal_here(results: Results) -> None:
     assert outcome.status == "" and outcome.worst
 
 
+def test_instructions(results: Results) -> None:
+    """Where they are counted, times are in them; no target is for that."""
+    env = "qemu-icount"
+    assert env in environments.ENVIRONMENTS and env not in environments.DEFAULT
+    measurement = rounds.Measurement(FakeGuest(), silent(), "b", env)  # type: ignore[arg-type]
+    found = Results(boots={"b": Boot("b", env, "", "", "", "")})
+    for phase in plan.phases(("7", "cost"), ["tcp", "kccm-short"]):
+        found.records += measurement.run(phase, 7)
+    assert {record.unit for record in found.of(env, "7")} == {"instructions"}
+    assert "instructions/call" in {record.unit for record in found.of(env, "cost")}
+    made = tables.report(found)
+    assert " k |" in made and " µs |" not in made
+    both = Results([*results.records, *found.records], {**results.boots, **found.boots})
+    titles = environments.ENVIRONMENTS[env].title
+    assert titles in tables.report(both) and titles not in tables.readme_part(both, Path("nowhere"))
+
+
 def record_in(record: Record, env: str) -> Record:
     """The same record of another environment."""
     return Record(**{**record.__dict__, "env": env})
