@@ -54,6 +54,8 @@ struct bench_peer {
 	int (*call)(struct bench_line *line);
 	/* Puts the last reply into @reply, where a call does not, or NULL. */
 	void (*fetch)(struct bench_line *line);
+	/* The same as @call of a server that replies with its arguments, or NULL. */
+	int (*echo)(struct bench_line *line);
 	/* Of calls without reply, or NULL: whether all have been run. */
 	bool (*settled)(const struct bench_line *line);
 	/* Sends @args, at least a byte. What comes in is added to @received. */

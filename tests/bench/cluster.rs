@@ -84,21 +84,41 @@ fn start(me: Member, members: KVec<Member>) -> Result<Running> {
     Running::start_on(config, KBox::new(tcp, GFP_KERNEL)?)
 }
 
-/// What each handler does.
-fn echo(ran: &Ran, call: &mut Call<'_>) -> i32 {
+/// What each handler does: nothing, with a reply as long as its arguments.
+fn reply(ran: &Ran, call: &mut Call<'_>) -> i32 {
     ffi::serve();
-    match &mut call.reply {
-        Some(reply) => {
-            call.reply_len = call.args.len();
-            if let Some(reply) = reply.get_mut(..call.args.len()) {
-                reply.copy_from_slice(call.args);
-            }
-        }
-        None => {
-            ran.fetch_add(1, Relaxed);
-        }
+    if call.reply.is_some() {
+        call.reply_len = call.args.len();
+    } else {
+        ran.fetch_add(1, Relaxed);
     }
     0
+}
+
+/// The same with its arguments for a reply.
+fn echo(call: &mut Call<'_>) -> i32 {
+    let args = call.args;
+    call.reply_len = args.len();
+    if let Some(reply) = call.reply.as_mut().and_then(|r| r.get_mut(..args.len())) {
+        reply.copy_from_slice(args);
+    }
+    0
+}
+
+/// A handler that may be called by any node.
+fn handler(
+    func: u32,
+    class: Class,
+    function: impl Fn(&mut Call<'_>) -> i32 + Send + Sync + 'static,
+) -> Result<Handler> {
+    Ok(Handler {
+        func,
+        class,
+        name: CString::try_from(c"bench")?,
+        max_args: ffi::MAX_SIZE,
+        owner: Owner::NONE,
+        function: KBox::new(function, GFP_KERNEL)?,
+    })
 }
 
 impl Nodes {
@@ -126,15 +146,9 @@ impl Nodes {
         }
         if let Some(called) = nodes.running.get(1) {
             for &(func, class) in HANDLERS {
-                let ran = nodes.ran.clone();
-                called.node().register(Handler {
-                    func,
-                    class,
-                    name: CString::try_from(c"echo")?,
-                    max_args: ffi::MAX_SIZE,
-                    owner: Owner::NONE,
-                    function: KBox::new(move |call: &mut Call<'_>| echo(&ran, call), GFP_KERNEL)?,
-                })?;
+                let (node, ran) = (called.node(), nodes.ran.clone());
+                node.register(handler(func, class, move |call| reply(&ran, call))?)?;
+                node.register(handler(func + ffi::ECHO, class, echo)?)?;
             }
         }
         for running in &nodes.running {

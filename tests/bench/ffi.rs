@@ -31,6 +31,8 @@ pub(super) const LONG: u32 = header::KCCM_BENCH_LONG;
 /// See `nodes.h`.
 pub(super) const SOFTIRQ: u32 = header::KCCM_BENCH_SOFTIRQ;
 /// See `nodes.h`.
+pub(super) const ECHO: u32 = header::KCCM_BENCH_ECHO;
+/// See `nodes.h`.
 pub(super) const MAX_SIZE: usize = header::KCCM_BENCH_MAX_SIZE as usize;
 
 /// The caller, and who is called.

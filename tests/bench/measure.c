@@ -288,6 +288,8 @@ static int measure_calls(struct calls *c)
 	bench_cost_begin(&c->cost);
 	ret = make_calls(c, c->times, c->rq->count, &c->made);
 	bench_cost_end(&c->cost);
+	if (!ret && c->line->peer->echo)
+		ret = c->line->peer->echo(c->line);
 	if (ret)
 		return ret;
 	if (c->line->peer->fetch)

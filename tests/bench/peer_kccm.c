@@ -6,6 +6,7 @@
 #include <linux/err.h>
 #include <linux/mm.h>
 #include <linux/printk.h>
+#include <linux/string.h>
 
 #include "bench.h"
 
@@ -42,6 +43,14 @@ static int kccm_call(struct bench_line *line)
 {
 	return kccm_bench_rcall_sync(nodes, line->peer->id, line->args,
 				     line->reply, line->size);
+}
+
+static int kccm_echo(struct bench_line *line)
+{
+	/* Nothing of an earlier call is taken for this one's reply. */
+	memset(line->reply, 0, line->size);
+	return kccm_bench_rcall_sync(nodes, line->peer->id + KCCM_BENCH_ECHO,
+				     line->args, line->reply, line->size);
 }
 
 /* ---- Asynchronous calls. */
@@ -125,6 +134,7 @@ static int kccm_send(struct bench_line *line)
 	.open = kccm_open,				\
 	.close = kccm_close,				\
 	.call = _call,					\
+	.echo = kccm_echo,				\
 	.settled = _settled,				\
 	.send = kccm_send,				\
 }
