@@ -288,7 +288,8 @@ int kccm_unregister_handler(__u32 func);
  *
  * The paper's asynchronous rcall. Nothing comes back: if @dst knows no such
  * function, or it fails there, that is counted and logged at @dst only. Calls
- * of short handlers on one node run in the order in which they were made.
+ * of short and softirq handlers on one node run in the order in which they were
+ * made.
  *
  * Context: as kccm_send().
  * Return: 0: the call is on its way; errors as kccm_send().

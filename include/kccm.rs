@@ -517,7 +517,8 @@ impl From<CallError> for Error {
 /// Calls the function `func` on the node `dst`, without waiting for it to run.
 ///
 /// Nothing comes back: if it fails there, or `dst` has no such function, that is counted and logged
-/// at `dst` only. Calls of short handlers on one node run in the order in which they were made.
+/// at `dst` only. Calls of short and softirq handlers on one node run in the order in which they were
+/// made.
 ///
 /// # Errors
 ///
