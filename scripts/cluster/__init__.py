@@ -28,11 +28,12 @@ from .console import ConsoleTimeout
 from .image import Image
 from .machine import Machine, MachineSpec, Unclean
 from .settings import HarnessError, flavour
-from .switch import Link, Switch
+from .switch import Broken, Link, Switch
 from .switchd import Weather
 from .uml import UmlMachine
 
 __all__ = [
+    "Broken",
     "Cluster",
     "CommandFailed",
     "CommandTimeout",

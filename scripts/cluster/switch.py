@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,22 @@ from .switchd import Weather
 
 # One direction between two ports.
 Link = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """How far the breaking of a connection has got.
+
+    ``state`` is one of those in switchd.py; ``half`` says whether what was being
+    sent is half there, ``segments`` how many have been replaced or swallowed. ``flow``
+    is address and port of the sender, and of the receiver, if they are known.
+    """
+
+    state: str
+    half: bool
+    segments: int
+    flow: list[Any]
+
 
 _DAEMON = Path(__file__).with_name("switchd.py")
 
@@ -121,13 +137,37 @@ class Switch:
         links = [(a, b, asdict(values)) for (a, b), values in weather.items()]
         self._request({"do": "weather", "links": links})
 
-    def reset(self, a: int, b: int) -> None:
+    def reset(self, a: int, b: int, within: float = 1.0) -> int:
         """Reset the TCP connection between two nodes (IPv4), from now on until it is.
 
-        The next segments from ``a`` to ``b`` are replaced by resets in both
-        directions. Where nothing is sent, or TCP-AO signs segments, it goes on.
+        The segments from ``a`` to ``b`` are replaced by resets in both
+        directions, as soon as one has gone before that what ``a`` sends goes on
+        behind; or if none does, after a while. An end has to take one ``within``
+        so many seconds of the first, which is to be less than the silence after
+        which the nodes give it up. Where nothing is sent nothing comes of it, and
+        where TCP-AO signs segments no end takes the resets. Returns a number for
+        broken() and let_be().
         """
-        self._request({"do": "reset", "pairs": [(a, b)]})
+        return self._break({"pair": (a, b), "forge": True, "within": within})
+
+    def hold(self, a: int, b: int) -> int:
+        """Swallow what ``a`` sends to ``b`` over their connection, as reset() chooses where from.
+
+        Until let_be(), or for as long as there is that connection. Returns a
+        number, as reset() does.
+        """
+        return self._break({"pair": (a, b), "forge": False, "within": 0.0})
+
+    def _break(self, what: dict[str, Any]) -> int:
+        return int(self._request({"do": "break", **what})["number"])
+
+    def broken(self, number: int) -> Broken:
+        """What has become of a connection that reset() or hold() was to break."""
+        return Broken(**self._request({"do": "broken", "number": number}))
+
+    def let_be(self, number: int) -> Broken:
+        """The same, and leave it alone from now on."""
+        return Broken(**self._request({"do": "let be", "number": number}))
 
     def events(self) -> dict[str, int]:
         """What has befallen frames so far, by kind."""

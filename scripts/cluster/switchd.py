@@ -7,14 +7,16 @@ per packet and gets one JSON answer; sockets of new ports ride along with
 "attach". When the control socket ends, so does the switch.
 
 A link can have weather: what becomes of frames in one direction between two
-ports is then a matter of chance. And connections can be reset, by segments
-that either end takes for the other's.
+ports is then a matter of chance. And a connection can be broken where a frame
+of whoever uses it is half there: it is reset, by segments that either end takes
+for the other's, or nothing more gets through until somebody else breaks it.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
+import math
 import random
 import select
 import socket
@@ -33,14 +35,21 @@ QUEUE_FRAMES = 1024
 
 # Frames under way on links with weather, at most.
 AIR_FRAMES = 8192
-# Segments of a connection that are tried when it is to be reset. One that is not the very next
-# that an end waits for resets nothing.
+# Segments of a connection in which half a frame is looked for before it is to be broken; and then
+# segments that are tried when it is to be reset. One that is not the very next that an end waits for
+# resets nothing.
+BREAK_WAITS = 100
 RESET_TRIES = 40
 
+# What can befall a frame.
+EVENTS = ("cut", "lost", "delayed", "duplicated", "reordered", "corrupted", "reset", "swallowed")
+
 ETHERNET = 14
-TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
+TCP_FIN, TCP_SYN, TCP_RST, TCP_PSH = 1, 2, 4, 8
 
 Pair = tuple[int, int]
+# Address and port of the sender, and of the receiver.
+Flow = tuple[bytes, int, bytes, int]
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,17 @@ class Segment:
     sequence: int
     acknowledged: int
     flags: int
+    length: int = 0  # of what it carries
+
+    @property
+    def flow(self) -> Flow:
+        """The connection that it belongs to, and in which direction."""
+        return self.source, self.ports[0], self.destination, self.ports[1]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what its sender has begun to send does not end with it."""
+        return self.length > 0 and not self.flags & (TCP_PSH | TCP_FIN | TCP_SYN | TCP_RST)
 
     @classmethod
     def parse(cls, frame: bytes) -> Segment | None:
@@ -105,7 +125,9 @@ class Segment:
             return None
         tcp = struct.unpack_from(">HHIIBB", frame, ETHERNET + header)
         addresses = frame[ETHERNET + 12 : ETHERNET + 20]
-        return cls(addresses[:4], addresses[4:], tcp[:2], tcp[2], tcp[3], tcp[5])
+        (total,) = struct.unpack_from(">H", frame, ETHERNET + 2)
+        length = max(0, total - header - (tcp[4] >> 4) * 4)
+        return cls(addresses[:4], addresses[4:], tcp[:2], tcp[2], tcp[3], tcp[5], length)
 
     def reset(self) -> bytes:
         """The IP packet that resets the connection at the receiver, as if from the sender."""
@@ -130,6 +152,91 @@ def checksum(data: bytes) -> bytes:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return struct.pack(">H", ~total & 0xFFFF)
+
+
+# How far the breaking of a connection has got.
+WAITING = "waiting"  # nothing has been done yet
+HELD = "held"  # nothing more gets through
+FORGED = "forged"  # resets have been sent, and nobody is known to have taken one
+DONE = "done"  # an end has
+OVER = "over"  # it came to nothing
+
+
+@dataclass
+class Break:
+    """A connection that is to be broken, in the middle of a frame if there is one in time.
+
+    With ``forge`` by resets, of which an end has to take one within so many seconds;
+    else its segments in one direction are swallowed.
+    """
+
+    pair: Pair
+    forge: bool
+    within: float = math.inf
+    state: str = WAITING
+    half: bool = False  # whether a frame is half there
+    flow: Flow | None = None
+    segments: int = 0  # that were replaced by resets, or swallowed
+    waits: int = BREAK_WAITS
+    since: float = 0.0  # when the first of them was
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it does nothing any more."""
+        return self.state in (DONE, OVER)
+
+    def takes(self, segment: Segment, now: float) -> bool:
+        """Look at the next segment; whether it does not get through."""
+        if self.flow is None:
+            self._look(segment)
+            return False
+        if self.forge and self.segments:
+            # A connection that ends later ends for want of what has been replaced.
+            if self.segments == RESET_TRIES or now - self.since > self.within:
+                self.state = OVER
+                return False
+        if self.forge and segment.flags & (TCP_RST | TCP_SYN | TCP_FIN):
+            self._ends(segment)
+            return False
+        if segment.flow != self.flow:
+            return False
+        if not self.segments:
+            self.since = now
+        self.state = FORGED if self.forge else HELD
+        self.segments += 1
+        return True
+
+    def _look(self, segment: Segment) -> None:
+        """Look for half a frame: what is then on its way gets through, what follows does not."""
+        if segment.flags & (TCP_RST | TCP_SYN | TCP_FIN):
+            return
+        self.waits -= 1
+        if segment.goes_on or self.waits <= 0:
+            self.half, self.flow = segment.goes_on, segment.flow
+            if not self.forge:
+                self.state = HELD
+
+    def _ends(self, segment: Segment) -> None:
+        """A connection ends or begins, which an end that has taken a reset sees to."""
+        ours = segment.flow == self.flow
+        if self.segments and (ours or segment.flags & TCP_SYN):
+            self.state = OVER if segment.flags & TCP_FIN else DONE
+        elif ours:
+            # By itself, before anything was done to it.
+            self.half, self.flow = False, None
+
+    def told(self) -> dict[str, Any]:
+        """How far it has got."""
+        flow: list[Any] = []
+        if self.flow:
+            source, port, destination, other = self.flow
+            flow = [socket.inet_ntoa(source), port, socket.inet_ntoa(destination), other]
+        return {
+            "state": self.state,
+            "half": self.half,
+            "segments": self.segments,
+            "flow": flow,
+        }
 
 
 class Port:
@@ -157,10 +264,10 @@ class Fabric:
         self.weather: dict[Pair, Weather] = {}
         self.air: list[Airborne] = []
         self.launched = 0
-        self.resets: dict[Pair, int] = {}
-        self.events: dict[str, int] = dict.fromkeys(
-            ("cut", "lost", "delayed", "duplicated", "reordered", "corrupted", "reset"), 0
-        )
+        self.breaks: dict[Pair, Break] = {}
+        self.numbered: dict[int, Break] = {}
+        self.begun = 0
+        self.events: dict[str, int] = dict.fromkeys(EVENTS, 0)
 
     def run(self) -> None:
         """Carry frames until the control socket ends."""
@@ -213,7 +320,7 @@ class Fabric:
             target.counters["dropped"] += 1
             self.events["cut"] += 1
             return
-        if self.resets and pair in self.resets and self.reset(source, target, frame):
+        if self.breaks and pair in self.breaks and self.breaks_off(source, target, frame):
             return
         if weather := self.weather.get(pair):
             self.launch(pair, weather, target, frame)
@@ -298,24 +405,45 @@ class Fabric:
                 self.hand_over(flown.port, flown.frame)
         return None
 
-    # Resets.
+    # Connections that are broken.
 
-    def reset(self, source: Port, target: Port, frame: bytes) -> bool:
-        """Make a segment of a connection that is to be reset do that; whether it has been used."""
-        pair = source.number, target.number
+    def breaks_off(self, source: Port, target: Port, frame: bytes) -> bool:
+        """Do to a segment what breaks its connection, if that is to be; whether it is gone."""
         segment = Segment.parse(frame)
         if segment is None:
             return False
-        self.resets[pair] -= 1
-        if segment.flags & (TCP_RST | TCP_SYN | TCP_FIN) or not self.resets[pair]:
-            # One end has taken it: it has no such connection any more, or makes another.
-            del self.resets[pair]
+        pair = source.number, target.number
+        breaking = self.breaks[pair]
+        taken = breaking.takes(segment, time.monotonic())
+        if breaking.is_over:
+            del self.breaks[pair]
+        if not taken:
             return False
-        self.events["reset"] += 1
-        there, here = frame[:6], frame[6:12]
-        self.hand_over(target, there + here + b"\x08\x00" + segment.reset())
-        self.hand_over(source, here + there + b"\x08\x00" + segment.answer_reset())
+        if breaking.forge:
+            self.events["reset"] += 1
+            there, here = frame[:6], frame[6:12]
+            self.hand_over(target, there + here + b"\x08\x00" + segment.reset())
+            self.hand_over(source, here + there + b"\x08\x00" + segment.answer_reset())
+        else:
+            target.counters["dropped"] += 1
+            self.events["swallowed"] += 1
         return True
+
+    def begin_break(self, breaking: Break) -> int:
+        """Begin to break a connection of two ports; the number by which that is known."""
+        pair = breaking.pair
+        if earlier := self.breaks.get(pair):
+            earlier.state = OVER
+        self.begun += 1
+        self.numbered[self.begun] = self.breaks[pair] = breaking
+        return self.begun
+
+    def end_break(self, number: int) -> Break:
+        """Let a connection be, whatever has become of it."""
+        breaking = self.numbered.pop(number)
+        if self.breaks.get(breaking.pair) is breaking:
+            del self.breaks[breaking.pair]
+        return breaking
 
     # Control.
 
@@ -342,9 +470,14 @@ class Fabric:
             self.weather = {(a, b): Weather(**values) for a, b, values in request["links"]}
         elif what == "seed":
             self.chance.seed(request["seed"])
-        elif what == "reset":
-            for a, b in request["pairs"]:
-                self.resets[a, b] = RESET_TRIES
+        elif what == "break":
+            a, b = request["pair"]
+            breaking = Break((a, b), request["forge"], request["within"])
+            return {"number": self.begin_break(breaking)}
+        elif what == "broken":
+            return self.numbered[request["number"]].told()
+        elif what == "let be":
+            return self.end_break(request["number"]).told()
         elif what == "counters":
             return {port.number: port.counters for port in self.ports.values()}
         elif what == "events":

@@ -15,7 +15,24 @@ from pathlib import Path
 import pytest
 from cluster import Switch, Weather
 from cluster.machine import mac_address
-from cluster.switchd import ETHERNET, TCP_RST, TCP_SYN, Segment, checksum, damaged
+from cluster.switchd import (
+    BREAK_WAITS,
+    DONE,
+    ETHERNET,
+    FORGED,
+    HELD,
+    OVER,
+    RESET_TRIES,
+    TCP_FIN,
+    TCP_PSH,
+    TCP_RST,
+    TCP_SYN,
+    WAITING,
+    Break,
+    Segment,
+    checksum,
+    damaged,
+)
 
 # How long a frame that comes at all may take.
 SECONDS = 20.0
@@ -212,25 +229,55 @@ def test_damage_is_always_found() -> None:
         assert data != whole and not sound(data)
 
 
+def sent(source: int, target: int, segment: Segment, payload: bytes = b"") -> bytes:
+    """A frame with a TCP segment."""
+    return mac(target) + mac(source) + b"\x08\x00" + packet(segment, payload)
+
+
+# What follows it is sent with it, and the end of that.
+BEGINNING = sent(0, 1, SEGMENT, b"half a frame")
+REST = replace(SEGMENT, sequence=SEGMENT.sequence + 12, flags=TCP_ACK | TCP_PSH)
+
+
+def test_segment() -> None:
+    """What is read of a segment, also where the frame is longer than its packet."""
+    data = Segment.parse(BEGINNING + bytes(6))
+    assert data == replace(SEGMENT, length=12)
+    assert data.goes_on and data.flow == (SEGMENT.source, 35000, SEGMENT.destination, 7700)
+    for flags in (TCP_PSH, TCP_FIN, TCP_SYN, TCP_RST):
+        assert not replace(data, flags=TCP_ACK | flags).goes_on
+    assert not SEGMENT.goes_on
+
+
 def test_reset(lan: Lan) -> None:
-    """Both ends of a connection are sent what each takes for a reset by the other."""
-    header = mac(1) + mac(0) + b"\x08\x00"
-    segment = header + packet(SEGMENT, b"data")
-    lan.switch.reset(0, 1)
-    lan.guests[0].send(segment)
+    """Both ends of a connection are sent what each takes for a reset by the other, where a frame is
+    half there.
+    """
+    number = lan.switch.reset(0, 1, SECONDS)
+    whole = sent(0, 1, replace(SEGMENT, flags=TCP_ACK | TCP_PSH), b"a frame")
+    for passes in (whole, sent(0, 1, SEGMENT), BEGINNING):
+        lan.guests[0].send(passes)
+        assert lan.receive(1) == passes
+    assert lan.switch.broken(number).state == WAITING and lan.switch.broken(number).half
+    lan.guests[0].send(sent(0, 1, REST, b"the rest"))
     there, back = lan.receive(1), lan.receive(0)
     assert there and back
     assert sound(there[ETHERNET:]) and sound(back[ETHERNET:])
     assert there[:12] == mac(1) + mac(0) and back[:12] == mac(0) + mac(1)
     one, other = Segment.parse(there), Segment.parse(back)
-    assert one == replace(SEGMENT, flags=TCP_RST, acknowledged=0)
+    assert one == replace(REST, flags=TCP_RST, acknowledged=0)
     assert other == Segment(
         SEGMENT.destination, SEGMENT.source, (7700, 35000), SEGMENT.acknowledged, 0, TCP_RST
     )
+    assert lan.switch.broken(number).state == FORGED
     # One end has taken it, and connects again: that is let through, as is all after it.
-    for flags in (TCP_SYN, TCP_ACK):
-        lan.guests[0].send(header + packet(replace(SEGMENT, flags=flags)))
-        assert lan.receive(1) == header + packet(replace(SEGMENT, flags=flags))
+    again = replace(SEGMENT, ports=(35001, 7700), flags=TCP_SYN)
+    for segment in (again, replace(again, flags=TCP_ACK), SEGMENT):
+        lan.guests[0].send(sent(0, 1, segment))
+        assert lan.receive(1) == sent(0, 1, segment)
+    broken = lan.switch.let_be(number)
+    assert (broken.state, broken.half, broken.segments) == (DONE, True, 1)
+    assert broken.flow == ["10.1.0.1", 35000, "10.1.0.2", 7700]
     assert lan.switch.events()["reset"] == 1
 
 
@@ -239,9 +286,101 @@ def test_reset_elsewhere(lan: Lan) -> None:
     lan.switch.reset(0, 1)
     lan.send(0, 1, b"no TCP")
     assert lan.receive(1) == frame(0, 1, b"no TCP")
-    segment = mac(2) + mac(0) + b"\x08\x00" + packet(SEGMENT)
-    lan.guests[0].send(segment)
-    assert lan.receive(2) == segment
+    lan.guests[0].send(sent(0, 2, SEGMENT, b"x"))
+    assert lan.receive(2) == sent(0, 2, SEGMENT, b"x")
+    lan.guests[0].send(BEGINNING)
+    assert lan.receive(1) == BEGINNING
+    other = sent(0, 1, replace(SEGMENT, ports=(35001, 7700)), b"x")
+    lan.guests[0].send(other)
+    assert lan.receive(1) == other
+
+
+def test_hold(lan: Lan) -> None:
+    """Of one connection, in one direction, nothing gets through behind half a frame, until it may."""
+    number = lan.switch.hold(0, 1)
+    lan.guests[0].send(BEGINNING)
+    assert lan.receive(1) == BEGINNING
+    assert lan.switch.broken(number).state == HELD and lan.switch.broken(number).half
+    for flags in (TCP_PSH, 0, TCP_FIN, TCP_RST):
+        lan.guests[0].send(sent(0, 1, replace(REST, flags=TCP_ACK | flags), b"the rest"))
+    # Its other direction, and others.
+    back = Segment(
+        SEGMENT.destination, SEGMENT.source, (7700, 35000), 2000, 1012, TCP_RST | TCP_ACK
+    )
+    lan.guests[1].send(sent(1, 0, back))
+    assert lan.receive(0) == sent(1, 0, back)
+    again = sent(0, 1, replace(SEGMENT, ports=(35001, 7700), flags=TCP_SYN))
+    lan.guests[0].send(again)
+    assert lan.receive(1) == again
+    broken = lan.switch.let_be(number)
+    assert (broken.state, broken.half, broken.segments) == (HELD, True, 4)
+    assert lan.switch.events()["swallowed"] == 4
+    lan.guests[0].send(sent(0, 1, REST, b"the rest"))
+    assert lan.receive(1) == sent(0, 1, REST, b"the rest")
+
+
+def test_one_after_the_other(lan: Lan) -> None:
+    """What was to be done to a link before is over when something else is."""
+    first, second = lan.switch.hold(0, 1), lan.switch.reset(0, 1)
+    assert lan.switch.let_be(first).state == OVER
+    lan.guests[0].send(BEGINNING)
+    assert lan.receive(1) == BEGINNING
+    assert lan.switch.broken(second).half
+
+
+DATA = replace(SEGMENT, length=100, flags=TCP_ACK | TCP_PSH)
+MORE = replace(DATA, flags=TCP_ACK)
+
+
+def test_reset_between_frames() -> None:
+    """If no frame is long enough for a while, it need not be in the middle of one."""
+    for breaking in (Break((0, 1), True), Break((0, 1), False)):
+        assert not any(breaking.takes(DATA, 0.0) for _ in range(BREAK_WAITS))
+        assert breaking.takes(DATA, 0.0) and not breaking.half
+        assert breaking.state == (FORGED if breaking.forge else HELD)
+
+
+def test_reset_of_one_that_ends() -> None:
+    """A connection that ends by itself was not reset, and the next one will be."""
+    breaking = Break((0, 1), True)
+    assert not breaking.takes(MORE, 0.0) and breaking.half
+    again = replace(MORE, ports=(35001, 7700))
+    for passes in (replace(DATA, flags=TCP_FIN), replace(again, flags=TCP_SYN), DATA, again):
+        assert not breaking.takes(passes, 0.0)
+    assert breaking.takes(again, 0.0)
+    assert breaking.flow == again.flow and breaking.state == FORGED
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"),
+    [(TCP_RST, DONE), (TCP_SYN, DONE), (TCP_SYN | TCP_ACK, DONE), (TCP_FIN, OVER)],
+)
+def test_reset_is_taken(flags: int, state: str) -> None:
+    """An end that has taken a reset knows no such connection, or makes another; none that closes has."""
+    breaking = Break((0, 1), True, within=1.0)
+    for now, segment in ((10.0, MORE), (15.0, DATA), (16.0, replace(DATA, flags=flags))):
+        breaking.takes(segment, now)
+    assert breaking.state == state and breaking.is_over and breaking.segments == 1
+
+
+def test_reset_is_not_taken() -> None:
+    """Where nobody takes them there are so many resets, and no more."""
+    breaking = Break((0, 1), True)
+    breaking.takes(MORE, 0.0)
+    assert all(breaking.takes(DATA, 0.0) for _ in range(RESET_TRIES))
+    assert not breaking.takes(DATA, 0.0) and breaking.state == OVER
+
+
+@pytest.mark.parametrize("last", [DATA, replace(DATA, flags=TCP_SYN), replace(DATA, flags=TCP_RST)])
+def test_reset_is_not_taken_in_time(last: Segment) -> None:
+    """A connection that ends after a while ends because nothing gets through, not of a reset."""
+    breaking = Break((0, 1), True, within=1.0)
+    assert not breaking.takes(MORE, 10.0)
+    assert breaking.takes(DATA, 15.0) and breaking.takes(DATA, 15.9)
+    assert not breaking.takes(last, 16.1) and breaking.state == OVER
+    holding = Break((0, 1), False, within=1.0)
+    assert not holding.takes(MORE, 10.0)
+    assert holding.takes(DATA, 15.0) and holding.takes(DATA, 99.0)
 
 
 def test_unplugged(lan: Lan) -> None:
