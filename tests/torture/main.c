@@ -60,6 +60,15 @@ static const struct kernel_param_ops stop_ops = { .set = set_stop };
 module_param_cb(stop, &stop_ops, NULL, 0200);
 MODULE_PARM_DESC(stop, "Write anything here to end the work, before unloading");
 
+static int set_abort(const char *value, const struct kernel_param *param)
+{
+	return connection_abort(value);
+}
+
+static const struct kernel_param_ops abort_ops = { .set = set_abort };
+module_param_cb(abort, &abort_ops, NULL, 0200);
+MODULE_PARM_DESC(abort, "Write address and port, own ones first, of a connection to reset it");
+
 static void record_this(u8 kind)
 {
 	record(&(struct history_record){

@@ -25,6 +25,13 @@ void workload_stop(void);
 /* Writes down who is up. */
 void workload_final(void);
 
+/*
+ * abort.c: resets the connection between two addresses and ports, as in
+ * "10.1.0.2 7700 10.1.0.1 35000", own ones first. -ENOENT or -ENOTCONN if there
+ * is none, or it is ending.
+ */
+int connection_abort(const char *which);
+
 /* main.c: parameters. */
 extern bool sending;
 extern bool receiving;
