@@ -126,6 +126,8 @@ class Run:
         self.folder = cluster.folder
         self.log = Log(self.folder / "log.txt")
         self.wrong: list[str] = []
+        # Kinds of faults that this run cannot have, and why.
+        self.impossible: dict[str, str] = {}
         self.historian = Historian(self.folder, len(cluster), RING_BYTES)
         pause_us = round(scaled(arguments.pause_us))
         settings = Settings(arguments.seed, pause_us, parameters(), arguments.signed)
@@ -168,10 +170,11 @@ class Run:
         self.tormentor.boot()
         self.cluster.switch.seed(arguments.seed)
         if "starve" in arguments.kinds and not self.tormentor.has_failslab():
-            self.log.say("left out: starve (this kernel has no failslab)")
+            self.impossible["starve"] = "this kernel has no failslab"
         if "rekey" in arguments.kinds and not arguments.signed:
-            why = arguments.cannot_sign or "this run is not signed"
-            self.log.say(f"left out: rekey ({why})")
+            self.impossible["rekey"] = arguments.cannot_sign or "this run is not signed"
+        for kind, why in self.impossible.items():
+            self.log.say(f"left out: {kind} ({why})")
         self.log.say("all nodes are connected")
 
     def _settle(self) -> None:
@@ -220,23 +223,31 @@ class Run:
         return verdict
 
     def _summary(self, verdict: checker.Verdict, events: dict[str, int], took: float) -> None:
+        """Tell what was done and what came of it."""
         arguments, done, plain = self.arguments, self.tormentor.done, self.log.plain
+        good = verdict.good and not self.wrong
         plain()
         plain(
             f"seed {arguments.seed}, {arguments.nodes} nodes, {arguments.duration:g} s of faults "
             f"({took:.0f} s in all)"
         )
-        _table(self.log, "faults", dict(sorted(done.faults.items())))
-        _table(self.log, "left out (no time, or nobody there)", dict(sorted(done.missed.items())))
+        _table(self.log, "faults", _sorted(done.faults))
+        _table(self.log, "without effect (nobody there, or not connected)", _sorted(done.missed))
+        _table(self.log, "left out (no time)", _sorted(done.late))
+        _table(self.log, "left out (impossible here)", _sorted(done.impossible))
+        _table(self.log, "resets", {"in the middle of a frame": done.half_frames})
         _table(self.log, "frames", events)
         _table(self.log, "history", verdict.counts)
         for line in dict.fromkeys(self.wrong):
             plain(f"WRONG: {line}")
         for line in verdict.lines():
             plain(f"BROKEN: {line}")
-        good = verdict.good and not self.wrong
         plain(f"everything is in {self.folder}")
         plain("every promise kept" if good else "NOT as promised")
+
+
+def _sorted(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
 
 
 def _table(log: Log, title: str, counts: dict[str, int]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import rings
-from cluster import Cluster, Link, Weather
+from cluster import Broken, Cluster, Link, Weather, switchd
 from cluster.cluster import SYSFS
 from cluster.machine import insmod
 from cluster.settings import scaled
@@ -31,11 +32,14 @@ _STARVE_PERCENT = 5
 _LOAD_SECONDS = 30.0
 # A long handler, a send and a call have to end first.
 _UNLOAD_SECONDS = 60.0
-# How often what could not be undone is tried again.
+# How often what could not be done is tried again, and for how long at most.
 _RETRY_SECONDS = 0.2
+_PATIENCE_SECONDS = 12.0
+# How often it is looked what has become of a connection that is to be broken.
+_LOOK_SECONDS = 0.05
 
-# Kinds whose beginning and end are commands to a guest that may be gone just then.
-_COMMANDS = frozenset({"disconnect", "reconnect", "part"})
+# What is done to links by guests, that may be gone just then, or wait for the right moment.
+_BY_GUESTS = frozenset({"disconnect", "reconnect", "part", "reset"})
 
 # What keys are called in the guests' keyrings, without their numbers.
 KEY = "kccm:torture"
@@ -58,8 +62,14 @@ class Done:
     """What has been done, by kind, and what has not."""
 
     faults: Counter[str] = field(default_factory=Counter)
-    # The node was not there, or there was no time left for it.
+    # There was no time left for it.
+    late: Counter[str] = field(default_factory=Counter)
+    # The node was not there, or nothing came of it.
     missed: Counter[str] = field(default_factory=Counter)
+    # It cannot be done in this run.
+    impossible: Counter[str] = field(default_factory=Counter)
+    # Of the resets, those in the middle of a frame.
+    half_frames: int = 0
 
 
 class Tormentor:
@@ -80,6 +90,7 @@ class Tormentor:
         self._errors: list[Exception] = []
         self._links = _Links(cluster)
         self._starving = False
+        self._counting = threading.Lock()
         # The numbers of the keys that a node has to have.
         self._keys = [1]
         self._began = 0.0
@@ -168,13 +179,16 @@ class Tormentor:
             self._sleep_until(fault.at)
             if self._abort.is_set():
                 return
-            if self.elapsed() + fault.lasts > duration + 1 or self._impossible(fault):
-                self.done.missed[fault.kind] += 1
+            if fault.kind == "starve" and not self._starving:
+                self._count(self.done.impossible, fault)
+                continue
+            if self.elapsed() + fault.lasts > duration + 1:
+                self._count(self.done.late, fault)
                 continue
             self._tell(fault)
             node = fault.node
             assert node is not None
-            actions: dict[str, Callable[[int, float], None]] = {
+            actions: dict[str, Callable[[int, float], str | None]] = {
                 "kill": self._kill,
                 "reboot": self._reboot,
                 "reload": self._reload,
@@ -183,11 +197,19 @@ class Tormentor:
                 "deaf": self._deafen,
                 "starve": self._starve,
             }
-            actions[fault.kind](node, fault.lasts)
-            self.done.faults[fault.kind] += 1
+            if why := actions[fault.kind](node, fault.lasts):
+                self._left_out(fault, why)
+            else:
+                self._count(self.done.faults, fault)
 
-    def _impossible(self, fault: Fault) -> bool:
-        return fault.kind == "starve" and not self._starving
+    def _count(self, counts: Counter[str], fault: Fault) -> None:
+        with self._counting:
+            counts[fault.kind] += 1
+
+    def _left_out(self, fault: Fault, why: str) -> None:
+        """A fault has not been done, or nothing has come of it."""
+        self._say(f"not done: {fault}: {why}")
+        self._count(self.done.missed, fault)
 
     def _tell(self, fault: Fault) -> None:
         late = self.elapsed() - fault.at
@@ -232,7 +254,7 @@ class Tormentor:
         self._pause(seconds)
         self._cluster[node].write(f"{PARAMETERS}/receiving", "1")
 
-    def _starve(self, node: int, seconds: float) -> None:
+    def _starve(self, node: int, seconds: float) -> str | None:
         """Only KCCM's threads, and those that use it: the guest's own commands have to go on."""
         settings = {
             "task-filter": "Y",
@@ -248,6 +270,7 @@ class Tormentor:
         self._cluster[node].run(" && ".join(steps))
         self._pause(seconds)
         self._cluster[node].write(f"{_FAILSLAB}/probability", "0")
+        return None
 
     # Links.
 
@@ -255,39 +278,122 @@ class Tormentor:
         """Things that overlap: what begins and ends when, in the order of the times."""
         moments = [(fault.at, number, True) for number, fault in enumerate(lane)]
         moments += [(f.ends, n, False) for n, f in enumerate(lane) if f.lasts]
-        undo: list[Fault] = []
+        helpers: list[threading.Thread] = []
         for moment, number, begins in sorted(moments):
-            while self.elapsed() < moment and not self._abort.is_set():
-                self._sleep_until(min(moment, self.elapsed() + _RETRY_SECONDS))
-                undo = [fault for fault in undo if not self._command(fault, False)]
+            self._sleep_until(moment)
             if self._abort.is_set():
-                return
+                break
             fault = lane[number]
+            if fault.kind in _BY_GUESTS:
+                if begins:
+                    does = self._reset if fault.kind == "reset" else self._command
+                    helpers.append(threading.Thread(target=self._guard, args=(does, fault)))
+                    helpers[-1].start()
+                continue
             if begins:
                 self._tell(fault)
-            if fault.kind not in _COMMANDS:
-                self._links.change(fault, begins)
-            elif not self._command(fault, begins):
-                if begins:
-                    self.done.missed[fault.kind] += 1
-                    continue
-                undo.append(fault)
+            self._links.change(fault, begins)
             if begins:
-                self.done.faults[fault.kind] += 1
+                self._count(self.done.faults, fault)
+        for helper in helpers:
+            helper.join()
 
-    def _command(self, fault: Fault, begins: bool) -> bool:
-        """Tell one end of a link something; false if it is not there to be told."""
+    def _command(self, fault: Fault) -> None:
+        """Tell one end of a link something, and later perhaps take it back."""
         node, peer = fault.links[0]
-        name, word = "control", fault.kind
+        place = f"{SYSFS}/peers/{peer}"
+        # Where it would change nothing, it is not done.
         if fault.kind == "part":
-            name, word = "admin", "down" if begins else "up"
+            looks, says = "admin", "echo down >admin"
+        else:
+            looks, says = "state", f"echo {fault.kind} >control"
+        command = f'cd {place} && read -r s <{looks} && [ "$s" = up ] && {says}'
+        if not self._insist(node, command, max(fault.ends, fault.at + scaled(_PATIENCE_SECONDS))):
+            self._left_out(fault, f"node {node} was not there, or not connected")
+            return
+        self._tell(fault)
+        self._count(self.done.faults, fault)
+        if fault.lasts:
+            self._sleep_until(fault.ends)
+            self._insist(node, f"echo up >{place}/admin")
+
+    def _insist(self, node: int, command: str, until: float = math.inf) -> bool:
+        """Have a guest run a command as soon as it is there and the command does not fail; whether
+        that was in time.
+        """
+        while not self._abort.is_set():
+            if self._ask(node, command):
+                return True
+            if self.elapsed() > until:
+                return False
+            self._pause(_RETRY_SECONDS)
+        return False
+
+    def _ask(self, node: int, command: str) -> bool:
+        """Have a guest run a command, if it is there; whether that has succeeded."""
         if not self._locks[node].acquire(blocking=False):
             return False
         try:
-            self._cluster[node].write(f"{SYSFS}/peers/{peer}/{name}", word)
+            return self._cluster[node].run(command, check=False).rc == 0
         finally:
             self._locks[node].release()
-        return True
+
+    def _reset(self, fault: Fault) -> None:
+        """Break a connection where a frame is half there, if one is long enough for that in time. Who
+        forges a reset cannot sign it: where the nodes sign, the receiver of that frame does it.
+        """
+        self._tell(fault)
+        break_it = self._reset_from_inside if self._settings.signed else self._reset_by_forgery
+        until = fault.at + scaled(_PATIENCE_SECONDS)
+        broken = break_it(*fault.links[0], until)
+        while not broken and not self._abort.is_set() and self.elapsed() < until:
+            self._pause(_RETRY_SECONDS)
+            broken = break_it(*fault.links[0], until)
+        if not broken:
+            self._left_out(fault, "no connection that was in use could be reset in time")
+            return
+        a, b = fault.links[0]
+        what = (
+            f"swallowed, and node {b} has reset it"
+            if self._settings.signed
+            else "replaced by resets"
+        )
+        where = "in the middle of a frame" if broken.half else "between frames"
+        self._say(f"reset {a}>{b} was done {where}: {broken.segments} segments {what}")
+        self._count(self.done.faults, fault)
+        with self._counting:
+            self.done.half_frames += broken.half
+
+    def _reset_by_forgery(self, a: int, b: int, until: float) -> Broken | None:
+        switch = self._cluster.switch
+        number = switch.reset(a, b, self._settings.kccm["dead_ms"] / 2000)
+        try:
+            self._watch(number, until, (switchd.DONE, switchd.OVER))
+        finally:
+            broken = switch.let_be(number)
+        return broken if broken.state == switchd.DONE else None
+
+    def _reset_from_inside(self, a: int, b: int, until: float) -> Broken | None:
+        switch = self._cluster.switch
+        number = switch.hold(a, b)
+        gone = False
+        try:
+            broken = self._watch(number, until, (switchd.HELD, switchd.OVER))
+            if broken.state == switchd.HELD:
+                # Seen from there: its own address and port first.
+                flow = " ".join(map(str, broken.flow[2:] + broken.flow[:2]))
+                gone = self._ask(b, f"echo {flow} >{PARAMETERS}/abort")
+        finally:
+            broken = switch.let_be(number)
+        return broken if gone else None
+
+    def _watch(self, number: int, until: float, states: Iterable[str]) -> Broken:
+        """Wait until the breaking of a connection has got somewhere, or there is no time left."""
+        while True:
+            broken = self._cluster.switch.broken(number)
+            if broken.state in states or self._abort.is_set() or self.elapsed() > until:
+                return broken
+            self._pause(_LOOK_SECONDS)
 
     # Keys.
 
@@ -299,8 +405,11 @@ class Tormentor:
             self._sleep_until(fault.at)
             if self._abort.is_set():
                 return
-            if not self._settings.signed or self.elapsed() > duration:
-                self.done.missed[fault.kind] += 1
+            if not self._settings.signed:
+                self._count(self.done.impossible, fault)
+                continue
+            if self.elapsed() > duration:
+                self._count(self.done.late, fault)
                 continue
             self._tell(fault)
             old = self._keys[-1]
@@ -311,7 +420,7 @@ class Tormentor:
             self._keys = [new]
             unlink = f"keyctl unlink %logon:{KEY}:{old} @u"
             self._rekey(fault.order, unlink, pause)
-            self.done.faults[fault.kind] += 1
+            self._count(self.done.faults, fault)
 
     def _rekey(self, order: Iterable[int], change: str, pause: float) -> None:
         for node in order:
@@ -366,9 +475,6 @@ class _Links:
 
     def change(self, fault: Fault, begins: bool) -> None:
         """A fault begins or ends."""
-        if fault.kind == "reset":
-            self._cluster.switch.reset(*fault.links[0])
-            return
         if begins:
             self._active.append(fault)
         else:

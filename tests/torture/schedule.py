@@ -38,7 +38,7 @@ LINK_FAULTS = {
     "reorder": "frames overtake each other",
     "corrupt": "frames are damaged",
     "storm": "all of the last five",
-    "reset": "the TCP connection of two nodes is reset, in the middle of a frame",
+    "reset": "the TCP connection of two nodes is reset, in the middle of a frame if it can be",
     "disconnect": "a node is told to drop a connection",
     "reconnect": "a node is told to make a connection anew",
     "part": "an administrator keeps two nodes apart for a while",
@@ -187,9 +187,7 @@ def _key_lane(nodes: int, chance: random.Random, duration: float) -> Iterator[Fa
 
 
 def signs(seed: int) -> bool:
-    """Whether the nodes of a run sign what they send. In every other one: a forged reset does
-    nothing to those that do.
-    """
+    """Whether the nodes of a run sign what they send: in every other one."""
     return random.Random(f"{seed} signs").random() < 0.5
 
 
