@@ -9,8 +9,8 @@ The rules, for every two incarnations, by the names that complaints have:
 duplicate     what was sent is delivered once at most: over all incarnations of its receiver
 lost          what was accepted is delivered, if something later of the same order was, or if
               both incarnations lived on and were connected at the end
-order         what was sent one after the other, with one tag or to handlers that the listener
-              runs, is delivered so
+order         what was sent one after the other, with one tag or to handlers that are run as
+              calls come in (short ones and those for softirqs), is delivered so
 invented      only what was sent is delivered, to whom it was sent, with its tag
 damaged       as it was sent
 refused       what the sender was told of that it was not accepted is not delivered
@@ -20,7 +20,9 @@ events        "up" and "down" alternate, "down" is of what was up, what has been
               come back
 reply         a synchronous call that succeeded has run its handler, and has the reply to itself
 hung          at the end, nothing waits any more
-confirmed     when the delivery of a message is confirmed, the short calls before it have run
+confirmed     when the delivery of a message is confirmed, the short calls before it have run, and
+              those for softirqs
+context       softirqs are disabled where a handler for softirqs runs, and where no other does
 history       the history itself makes sense
 
 Of a machine that was killed, an operation that had begun and not ended may or may not have taken
@@ -42,7 +44,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import history
-from history import MESSAGES, SHORT_FUNCTIONS, Fields, Flag, Kind, Tag
+from history import CLASSES, MESSAGES, PROMPT_FUNCTIONS, Fields, Flag, Kind, Tag
 
 # Complaints of one rule that are told in full.
 SHOWN = 20
@@ -51,6 +53,11 @@ SHOWN = 20
 _GAP = 1 << 20
 
 _NEVER = 1 << 62
+
+# Calls with arguments of more bytes are counted by themselves.
+LONG_ARGUMENTS = 16384
+
+_CLASS_OF: dict[int, str] = {tag: name for name, tags in CLASSES.items() for tag in tags}
 
 _RAN = frozenset({0, -errno.EREMOTEIO})
 # Errors of a synchronous call that say that it did not get as far as a handler.
@@ -267,12 +274,12 @@ class Life:
         return f"node {self.node} life {self.number} ({self.incarnation:016x})"
 
 
-# What is delivered in the order in which it was sent: messages of a tag, or short calls. None: no
-# such order.
+# What is delivered in the order in which it was sent: messages of a tag, or calls that are run as they
+# come in. None: no such order.
 def _order_of(kind: int, tag: int) -> int | None:
     if kind == Kind.RECV or kind in MESSAGES:
         return tag
-    return Tag.SHORT if tag in SHORT_FUNCTIONS else None
+    return Tag.SHORT if tag in PROMPT_FUNCTIONS else None
 
 
 _WORDS = {
@@ -474,10 +481,11 @@ class Checker:
                     self._old(receiver, sender, number, "was received, which is up no more")
             if 0 < operations.end[number] <= started:
                 self._old(receiver, sender, number, "was sent before this incarnation began")
-        for (index, short), count in late.items():
-            # A handler may have been called and not have come to write.
-            if count > (self.bounds.listeners if short else self.bounds.long_handlers):
-                which = "short" if short else "long"
+        for (index, prompt), count in late.items():
+            # A handler may have been called and not have come to write. What comes in over a connection
+            # is handled by one at a time, be it the listener or not.
+            if count > (self.bounds.listeners if prompt else self.bounds.long_handlers):
+                which = "short or softirq" if prompt else "long"
                 text = f"{receiver}: {count} {which} calls of {self.lives[index - 1]} have begun"
                 self.verdict.complain("old session", f"{text} after its next incarnation was up")
         return list(streams.values())
@@ -493,7 +501,9 @@ class Checker:
             where = f"{receiver}: record {deliveries.at[i]}"
             self.verdict.complain(rule, f"{where}: {what} from node {node}: {text}")
 
-        self.verdict.counts["messages delivered" if kind == Kind.RECV else "calls run"] += 1
+        self._count_delivery(deliveries, i)
+        if deliveries.flags[i] & Flag.CONTEXT:
+            complain("context", "was run with softirqs disabled or not, as its class is not")
         if deliveries.flags[i] & Flag.MANGLED:
             complain("damaged", "makes no sense")
             return None
@@ -529,6 +539,19 @@ class Checker:
         if operations.refused(number):
             complain("refused", f"its sender was told {_error(operations.result[number])}")
         return sender
+
+    def _count_delivery(self, deliveries: Deliveries, i: int) -> None:
+        counts = self.verdict.counts
+        if deliveries.kind[i] == Kind.RECV:
+            counts["messages delivered"] += 1
+            return
+        counts["calls run"] += 1
+        name = _CLASS_OF.get(deliveries.tag[i], "unknown")
+        counts[f"{name} calls run"] += 1
+        if deliveries.length[i] > LONG_ARGUMENTS:
+            counts[f"{name} calls of more than 16 KiB run"] += 1
+        if deliveries.flags[i] & Flag.SOFTIRQ:
+            counts[f"{name} calls run in softirq context"] += 1
 
     def _replaced(self, receiver: Life, sender: Life) -> int:
         """Where the receiver was first told that a later incarnation of the sender's node is up."""
@@ -607,7 +630,7 @@ class Checker:
             self.verdict.complain("reply", f"{what}: the reply is to other arguments")
 
     def _check_confirmed(self, life: Life) -> None:
-        """The short calls that came before a message whose delivery was confirmed have run."""
+        """The calls before a message whose delivery was confirmed have run, if they run as they come."""
         operations = life.operations
         confirmed = [
             number
@@ -617,7 +640,7 @@ class Checker:
         missing = [
             number
             for number in range(1, len(operations) if confirmed else 0)
-            if operations.tag[number] in SHORT_FUNCTIONS
+            if operations.tag[number] in PROMPT_FUNCTIONS
             and operations.accepted(number)
             and not operations.receiver[number]
         ]

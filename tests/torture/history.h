@@ -66,6 +66,9 @@ enum history_kind {
 #define HISTORY_MANGLED		1	/* makes no sense */
 #define HISTORY_ASTRAY		2	/* belongs elsewhere */
 #define HISTORY_STATUS		4	/* the status is not what was to come */
+#define HISTORY_CONTEXT		8	/* run as handlers of its class are not */
+/* And of RUN, with which nothing is wrong: in softirq context. */
+#define HISTORY_SOFTIRQ		16
 
 struct history_record {
 	__u8 kind;
@@ -90,6 +93,7 @@ enum history_tag {
 	FUNC_BRIEF = 17,	/* short, too */
 	FUNC_LONG = 18,
 	FUNC_SLOW = 19,		/* long, and takes its time */
+	FUNC_SOFTIRQ = 20,
 };
 
 #endif /* _KCCM_TORTURE_HISTORY_H */

@@ -50,11 +50,13 @@ MESSAGES = frozenset({Kind.SEND, Kind.CONFIRM})
 
 
 class Flag(IntEnum):
-    """What is wrong with something that came."""
+    """What is wrong with something that came; but for SOFTIRQ, which only says where it was run."""
 
     MANGLED = 1
     ASTRAY = 2
     STATUS = 4
+    CONTEXT = 8
+    SOFTIRQ = 16
 
 
 class Tag(IntEnum):
@@ -68,10 +70,19 @@ class Tag(IntEnum):
     BRIEF = 17
     LONG = 18
     SLOW = 19
+    SOFTIRQ = 20
 
 
-# Functions that the listener runs, and so in the order of the calls.
-SHORT_FUNCTIONS = frozenset({Tag.SHORT, Tag.BRIEF})
+# By the classes of their handlers.
+CLASSES = {
+    "short": frozenset({Tag.SHORT, Tag.BRIEF}),
+    "long": frozenset({Tag.LONG, Tag.SLOW}),
+    "softirq": frozenset({Tag.SOFTIRQ}),
+}
+
+# Functions that are run as their calls come in, by the listener or before it, and so in the order of
+# the calls, whichever of them it is.
+PROMPT_FUNCTIONS = CLASSES["short"] | CLASSES["softirq"]
 
 
 class Record(NamedTuple):

@@ -35,7 +35,7 @@ unsigned int pause_us = 4000;
 module_param(pause_us, uint, 0644);
 MODULE_PARM_DESC(pause_us, "How long a thread rests between two things, on average");
 
-unsigned int max_size = 16384;
+unsigned int max_size = 65536;
 module_param(max_size, uint, 0444);
 MODULE_PARM_DESC(max_size, "Longest message, and longest arguments of a call");
 

@@ -13,12 +13,12 @@ import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from history import MESSAGES, SHORT_FUNCTIONS, Flag, Kind, Record, Tag
+from history import MESSAGES, PROMPT_FUNCTIONS, Flag, Kind, Record, Tag
 
 Histories = dict[int, list[Record]]
 
 _TAGS = (Tag.ANY, Tag.PROBED, Tag.EACH)
-_FUNCTIONS = (Tag.SHORT, Tag.BRIEF, Tag.LONG)
+_FUNCTIONS = (Tag.SHORT, Tag.BRIEF, Tag.LONG, Tag.SOFTIRQ)
 _ENDS = {
     Kind.SEND: Kind.SENT,
     Kind.CONFIRM: Kind.CONFIRMED,
@@ -264,7 +264,7 @@ class Simulation:
             if operation.kind == Kind.CONFIRM and operation.result is None:
                 operation.result = 0
             node.queues[operation.sender.incarnation, operation.tag].append(operation)
-        elif operation.tag in SHORT_FUNCTIONS:
+        elif operation.tag in PROMPT_FUNCTIONS:
             self._run(node, operation)
         else:
             node.long_calls.append(operation)

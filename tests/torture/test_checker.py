@@ -195,11 +195,12 @@ def test_unloaded_one_after_the_other() -> None:
 def test_everything() -> None:
     """One of each kind."""
     a, b = pair()
-    for tag in (Tag.ANY, Tag.SHORT, Tag.LONG):
+    for tag in (Tag.ANY, Tag.SHORT, Tag.LONG, Tag.SOFTIRQ):
         b.receive(a, a.send(b, tag))
-    call = a.start(Kind.SYNC, b, Tag.LONG)
-    b.receive(a, call)
-    a.replied(call, b)
+    for tag in (Tag.LONG, Tag.SOFTIRQ):
+        call = a.start(Kind.SYNC, b, tag)
+        b.receive(a, call)
+        a.replied(call, b)
     failing = a.start(Kind.SYNC, b, Tag.SHORT)
     b.receive(a, failing)
     a.replied(failing, b, -errno.EREMOTEIO, length=0, crc=0)
@@ -213,8 +214,31 @@ def test_everything() -> None:
     assert said.good
     assert said.counts["messages accepted"] + 1 == said.counts["messages delivered"] == 4
     assert said.counts["confirmed messages accepted"] == 1
-    assert said.counts["synchronous calls replied"] == 2
-    assert said.counts["calls run"] == 4
+    assert said.counts["synchronous calls replied"] == 3
+    classes = [said.counts[f"{name} calls run"] for name in history.CLASSES]
+    assert classes == [2, 2, 2] and said.counts["calls run"] == 6
+
+
+def test_counts_of_calls() -> None:
+    """Calls are counted by class, and those that are long, or run in softirq context, also by that."""
+    a, b = pair()
+    long_one = a.start(Kind.CALL, b, Tag.SOFTIRQ)._replace(length=40000)
+    a.records[-1] = long_one
+    a.end(long_one)
+    b.receive(a, long_one, flags=Flag.SOFTIRQ)
+    b.receive(a, a.send(b, Tag.SOFTIRQ), flags=Flag.SOFTIRQ)
+    b.receive(a, a.send(b, Tag.SOFTIRQ))
+    b.receive(a, a.send(b, Tag.BRIEF))
+    said = verdict(a, b)
+    assert said.good
+    assert {name: count for name, count in said.counts.items() if "calls" in name} == {
+        "calls accepted": 4,
+        "calls run": 4,
+        "short calls run": 1,
+        "softirq calls run": 3,
+        "softirq calls of more than 16 KiB run": 1,
+        "softirq calls run in softirq context": 2,
+    }
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -298,10 +322,11 @@ def test_unconfirmed() -> None:
         assert verdict(a, b).good
 
 
-def test_confirmed_while_unloading() -> None:
+@pytest.mark.parametrize("prompt", sorted(history.PROMPT_FUNCTIONS))
+def test_confirmed_while_unloading(prompt: Tag) -> None:
     """A call whose handler has been taken back does not run, while messages still arrive."""
     a, b = pair()
-    a.send(b, Tag.SHORT)
+    a.send(b, prompt)
     sure = a.start(Kind.CONFIRM, b, Tag.ANY)
     a.end(sure)
     assert verdict(a, b).rules == {"confirmed"}
@@ -319,10 +344,11 @@ def test_received_before_up() -> None:
     assert verdict(a, b).good
 
 
-def test_handler_before_up() -> None:
+@pytest.mark.parametrize("prompt", sorted(history.PROMPT_FUNCTIONS))
+def test_handler_before_up(prompt: Tag) -> None:
     """So may a handler, if there are no more of them than can be under way."""
     a, b = pair()
-    calls = [a.send(b, Tag.SHORT), a.send(b, Tag.LONG), a.send(b, Tag.LONG)]
+    calls = [a.send(b, prompt), a.send(b, Tag.LONG), a.send(b, Tag.LONG)]
     renew(a, b)
     for call in calls:
         b.receive(Sender(a, 1), call)
@@ -398,6 +424,13 @@ def duplicate_call(a: Scribe, b: Scribe) -> None:
     a.replied(call, b)
 
 
+def duplicate_softirq_call(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs is run in softirq context, and again by the listener."""
+    call = a.send(b, Tag.SOFTIRQ)
+    b.receive(a, call, flags=Flag.SOFTIRQ)
+    b.receive(a, call)
+
+
 def duplicate_failed_call(a: Scribe, b: Scribe) -> None:
     """A synchronous call that has timed out runs twice."""
     call = a.start(Kind.SYNC, b, Tag.SHORT)
@@ -433,6 +466,18 @@ def lost_call(a: Scribe, b: Scribe) -> None:
     """A short call is missing, a later one is there."""
     a.send(b, Tag.SHORT)
     b.receive(a, a.send(b, Tag.BRIEF))
+
+
+def lost_softirq_call(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs is missing, a later one is there."""
+    a.send(b, Tag.SOFTIRQ)
+    b.receive(a, a.send(b, Tag.SOFTIRQ))
+
+
+def lost_softirq_call_before_short(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs is missing, a short one that came later is there."""
+    a.send(b, Tag.SOFTIRQ)
+    b.receive(a, a.send(b, Tag.SHORT))
 
 
 def lost_of_killed(a: Scribe, b: Scribe) -> None:
@@ -475,7 +520,7 @@ def lost_before_up(a: Scribe, b: Scribe) -> None:
     a.up(b)
 
 
-@pytest.mark.parametrize("tag", [Tag.ANY, Tag.SHORT, Tag.LONG])
+@pytest.mark.parametrize("tag", [Tag.ANY, Tag.SHORT, Tag.LONG, Tag.SOFTIRQ])
 def test_lost_at_the_end(tag: Tag) -> None:
     """Both have lived on, and what was sent has not arrived."""
     a, b = pair()
@@ -501,6 +546,28 @@ def order_of_calls(a: Scribe, b: Scribe) -> None:
     b.receive(a, second)
     b.receive(a, first)
     a.replied(second, b)
+
+
+def order_of_softirq_calls(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs is run in softirq context while one before it waits for the listener."""
+    calls = [a.send(b, Tag.SOFTIRQ) for _ in range(2)]
+    b.receive(a, calls[1], flags=Flag.SOFTIRQ)
+    b.receive(a, calls[0])
+
+
+def order_of_softirq_before_short(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs passes a short one that the listener has yet to run."""
+    calls = [a.send(b, Tag.SHORT), a.send(b, Tag.SOFTIRQ)]
+    for call in reversed(calls):
+        b.receive(a, call)
+
+
+def order_of_short_before_softirq(a: Scribe, b: Scribe) -> None:
+    """A short call passes one for softirqs, to which there is a reply."""
+    first = a.start(Kind.SYNC, b, Tag.SOFTIRQ)
+    a.replied(first, b)
+    b.receive(a, a.send(b, Tag.BRIEF))
+    b.receive(a, first)
 
 
 def order_far_apart(a: Scribe, b: Scribe) -> None:
@@ -559,6 +626,11 @@ def damaged_length(a: Scribe, b: Scribe) -> None:
     b.receive(a, a.send(b, Tag.LONG), length=4000)
 
 
+def damaged_softirq_call(a: Scribe, b: Scribe) -> None:
+    """A call for softirqs whose arguments came in pieces, and were put together wrongly."""
+    b.receive(a, a.send(b, Tag.SOFTIRQ), crc=1)
+
+
 def damaged_head(a: Scribe, b: Scribe) -> None:
     """Something that cannot be made sense of."""
     b.receive(a, a.send(b), flags=Flag.MANGLED, number=0, incarnation=0)
@@ -586,6 +658,14 @@ def old_message(a: Scribe, b: Scribe) -> None:
 def old_calls(a: Scribe, b: Scribe) -> None:
     """More calls of the old incarnation begin than can have been under way."""
     calls = [a.send(b, Tag.SHORT) for _ in range(2)]
+    renew(a, b)
+    for call in calls:
+        b.receive(Sender(a, 1), call)
+
+
+def old_prompt_calls(a: Scribe, b: Scribe) -> None:
+    """A short call and one for softirqs are under way, of which there can be only one."""
+    calls = [a.send(b, Tag.SHORT), a.send(b, Tag.SOFTIRQ)]
     renew(a, b)
     for call in calls:
         b.receive(Sender(a, 1), call)
@@ -689,6 +769,20 @@ def reply_status(a: Scribe, b: Scribe) -> None:
     a.replied(call, b, -errno.EREMOTEIO, flags=Flag.STATUS)
 
 
+def reply_of_softirq_to_another(a: Scribe, b: Scribe) -> None:
+    """The reply that was sent in softirq context is to the call before."""
+    calls = [a.start(Kind.SYNC, b, Tag.SOFTIRQ) for _ in range(2)]
+    for call in calls:
+        b.receive(a, call, flags=Flag.SOFTIRQ)
+    a.replied(calls[0], b)
+    a.replied(calls[1], b, length=calls[0].length, crc=calls[0].crc)
+
+
+def reply_of_softirq_without_run(a: Scribe, b: Scribe) -> None:
+    """A reply, and the handler for softirqs did not run."""
+    a.replied(a.start(Kind.SYNC, b, Tag.SOFTIRQ), b)
+
+
 def reply_of_another(a: Scribe, b: Scribe) -> None:
     """The reply is of an incarnation that did not run it."""
     call = a.start(Kind.SYNC, b, Tag.SHORT)
@@ -715,6 +809,24 @@ def confirmed_too_early(a: Scribe, b: Scribe) -> None:
     sure = a.start(Kind.CONFIRM, b, Tag.EACH)
     b.receive(a, sure)
     a.end(sure)
+
+
+def confirmed_before_softirq(a: Scribe, b: Scribe) -> None:
+    """The same with a call for softirqs."""
+    a.send(b, Tag.SOFTIRQ)
+    sure = a.start(Kind.CONFIRM, b, Tag.EACH)
+    b.receive(a, sure)
+    a.end(sure)
+
+
+def context_of_softirq(a: Scribe, b: Scribe) -> None:
+    """A handler for softirqs runs where they are not disabled."""
+    b.receive(a, a.send(b, Tag.SOFTIRQ), flags=Flag.CONTEXT)
+
+
+def context_of_long(a: Scribe, b: Scribe) -> None:
+    """A handler that may sleep runs in softirq context."""
+    b.receive(a, a.send(b, Tag.LONG), flags=Flag.CONTEXT | Flag.SOFTIRQ)
 
 
 def lost_confirmed(a: Scribe, b: Scribe) -> None:
@@ -795,7 +907,7 @@ def history_unknown_kind(a: Scribe, b: Scribe) -> None:
 
 
 _RULES = {"duplicate", "lost", "order", "invented", "damaged", "refused", "old", "events"}
-_RULES |= {"reply", "hung", "confirmed", "history"}
+_RULES |= {"reply", "hung", "confirmed", "context", "history"}
 
 
 def _broken() -> Iterator[tuple[str, Broken]]:
@@ -884,6 +996,30 @@ def swap(histories: Histories, rng: random.Random) -> bool:
     return False
 
 
+def swap_calls(histories: Histories, rng: random.Random) -> bool:
+    """Of two calls that run as they come in, one of them for softirqs, the later one passes the other."""
+    records, at = _pick(histories, rng, Kind.RUN)
+    one = records[at]
+    # What became of the calls of a node that has had one life.
+    places = {
+        (record.kind, record.number): place for place, record in enumerate(histories[one.node])
+    }
+    ended = min(
+        places.get((Kind.CALLED, one.number), 1 << 32),
+        places.get((Kind.REPLIED, one.number), 1 << 32),
+    )
+    for later in range(at + 1, len(records)):
+        other = records[later]
+        if other.kind != Kind.RUN or other.incarnation != one.incarnation:
+            continue
+        tags = {one.tag, other.tag}
+        began = places.get((Kind.CALL, other.number)) or places[Kind.SYNC, other.number]
+        if Tag.SOFTIRQ in tags and tags <= history.PROMPT_FUNCTIONS and ended < began:
+            records[at], records[later] = other, one
+            return True
+    return False
+
+
 def damage(histories: Histories, rng: random.Random) -> bool:
     """Something is delivered damaged."""
     records, at = _pick(histories, rng, Kind.RECV, Kind.RUN)
@@ -957,6 +1093,7 @@ def leave_waiting(histories: Histories, rng: random.Random) -> bool:
         (drop, "lost"),
         (repeat, "duplicate"),
         (swap, "order"),
+        (swap_calls, "order"),
         (damage, "damaged"),
         (refuse, "refused"),
         (forge, "invented"),
@@ -972,7 +1109,7 @@ def test_mutated(mutation: Mutation, rule: str) -> None:
     for seed in range(200):
         rng = random.Random(f"mutation {seed}")
         # Those that need nodes that live on are found more easily where there are few faults.
-        histories = Simulation(seed).run(600, faults=mutation not in (drop, swap))
+        histories = Simulation(seed).run(600, faults=mutation not in (drop, swap, swap_calls))
         if not _mutate(histories, mutation, rng):
             continue
         said = judge(histories)

@@ -7,7 +7,10 @@
 
 #include "history.h"
 
-/* recorder.c: the history, in memory that outlives this machine. */
+/*
+ * recorder.c: the history, in memory that outlives this machine. What writes it
+ * may be called in any context.
+ */
 int recorder_open(void);
 void recorder_close(void);
 /* From its return on, the record cannot be lost. */

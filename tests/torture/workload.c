@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/prandom.h>
+#include <linux/preempt.h>
 #include <linux/slab.h>
 
 #include <kccm.h>
@@ -88,6 +89,19 @@ static const u32 tags[TAG_MESSAGES] = {
 	[TAG_EACH] = 0x80000000,
 };
 
+/* What can be called, each as often as another. */
+static const struct {
+	u8 tag;
+	enum kccm_class class;
+	const char *name;
+} handlers[] = {
+	{ FUNC_SHORT, KCCM_SHORT, "torture short" },
+	{ FUNC_BRIEF, KCCM_SHORT, "torture brief" },
+	{ FUNC_LONG, KCCM_LONG, "torture long" },
+	{ FUNC_SLOW, KCCM_LONG, "torture slow" },
+	{ FUNC_SOFTIRQ, KCCM_SOFTIRQ, "torture softirq" },
+};
+
 static const enum job jobs[] = {
 	JOB_MESSAGES, JOB_MESSAGES, JOB_CALLS, JOB_SYNC_CALLS,
 };
@@ -113,16 +127,20 @@ static u32 some_length(struct rnd_state *random)
 {
 	u32 most = max_size;
 
-	switch (below(random, 16)) {
+	switch (below(random, 32)) {
 	case 0:
 		break;
-	case 1 ... 3:
+	case 1 ... 2:
+		most = min(most, 16384u);
+		break;
+	case 3 ... 7:
 		most = min(most, 4096u);
 		break;
 	default:
 		most = min(most, 256u);
 	}
-	return sizeof(struct body) + below(random, most - sizeof(struct body));
+	return sizeof(struct body) +
+	       below(random, most - sizeof(struct body) + 1);
 }
 
 static u32 checksum(const void *data, size_t len)
@@ -288,7 +306,7 @@ static int send_something(struct sender *s)
 
 static int call_something(struct sender *s)
 {
-	u8 tag = FUNC_SHORT + below(&s->random, FUNC_SLOW - FUNC_SHORT + 1);
+	u8 tag = handlers[below(&s->random, ARRAY_SIZE(handlers))].tag;
 	u32 length = some_length(&s->random);
 	long timeout = some_timeout(&s->random);
 
@@ -340,30 +358,31 @@ static int sender_thread(void *data)
 
 /* ---- Threads that receive, and handlers. */
 
-/* Writes down what has come; true if it is what it says. */
+/* Writes down what has come, and what @flags say of it; true if it is what it says. */
 static bool arrived(u8 kind, u32 source, u8 tag, const struct body *body,
-		    size_t length, u64 since)
+		    size_t length, u8 flags, u64 since)
 {
 	struct history_record came = {
 		.kind = kind,
 		.node = source,
 		.tag = tag,
+		.flags = flags,
 		.length = length,
 		.crc = checksum(body, length),
 	};
 
 	if (length < sizeof(*body) || body->magic != BODY_MAGIC ||
 	    body->length != length) {
-		came.flags = HISTORY_MANGLED;
+		came.flags |= HISTORY_MANGLED;
 	} else {
 		came.number = body->number;
 		came.incarnation = body->incarnation;
 		if (body->source != source || body->dest != own_node ||
 		    body->tag != tag)
-			came.flags = HISTORY_ASTRAY;
+			came.flags |= HISTORY_ASTRAY;
 	}
 	record_since(&came, since);
-	return !came.flags;
+	return !(came.flags & (HISTORY_MANGLED | HISTORY_ASTRAY));
 }
 
 static int receive(struct receiver *r)
@@ -393,8 +412,8 @@ static int receive(struct receiver *r)
 	}
 	if (ret)
 		return ret;
-	if (arrived(HISTORY_RECV, info.source, r->tag, message, info.len, since) &&
-	    r->tag == TAG_READY)
+	if (arrived(HISTORY_RECV, info.source, r->tag, message, info.len, 0,
+		    since) && r->tag == TAG_READY)
 		atomic64_set(&nodes[info.source].answers,
 			     ((struct body *)message)->incarnation);
 	kvfree(allocated);
@@ -454,6 +473,16 @@ static void be_slow(unsigned int ms)
 		msleep(IDLE_MS);
 }
 
+/* What there is to be said of the context that a handler is run in. */
+static u8 context_of(u8 tag)
+{
+	/* Nobody else's may sleep there. */
+	u8 flags = !!in_softirq() == (tag == FUNC_SOFTIRQ) ? 0 : HISTORY_CONTEXT;
+
+	return in_serving_softirq() ? flags | HISTORY_SOFTIRQ : flags;
+}
+
+/* For FUNC_SOFTIRQ it must not sleep, nor send. */
 static int handle(struct kccm_call *this, void *ctx)
 {
 	const struct body *args = this->args;
@@ -461,7 +490,8 @@ static int handle(struct kccm_call *this, void *ctx)
 	struct body back;
 	u64 since = recorded();
 
-	if (!arrived(HISTORY_RUN, this->source, tag, args, this->args_len, since))
+	if (!arrived(HISTORY_RUN, this->source, tag, args, this->args_len,
+		     context_of(tag), since))
 		return -EBADMSG;
 	if (tag == FUNC_LONG)
 		fsleep(args->number % 4096);
@@ -477,17 +507,6 @@ static int handle(struct kccm_call *this, void *ctx)
 	}
 	return make_reply(this, args);
 }
-
-static const struct {
-	u8 tag;
-	enum kccm_class class;
-	const char *name;
-} handlers[] = {
-	{ FUNC_SHORT, KCCM_SHORT, "torture short" },
-	{ FUNC_BRIEF, KCCM_SHORT, "torture brief" },
-	{ FUNC_LONG, KCCM_LONG, "torture long" },
-	{ FUNC_SLOW, KCCM_LONG, "torture slow" },
-};
 
 static void heard(void *ctx, u32 node, enum kccm_event event, u64 incarnation)
 {
