@@ -169,8 +169,8 @@ class Run:
         )
         self.tormentor.boot()
         self.cluster.switch.seed(arguments.seed)
-        if "starve" in arguments.kinds and not self.tormentor.has_failslab():
-            self.impossible["starve"] = "this kernel has no failslab"
+        if "starve" in arguments.kinds and not self.tormentor.can_starve():
+            self.impossible["starve"] = "this kernel has no failslab, or no fail_page_alloc"
         if "rekey" in arguments.kinds and not arguments.signed:
             self.impossible["rekey"] = arguments.cannot_sign or "this run is not signed"
         for kind, why in self.impossible.items():
@@ -236,6 +236,7 @@ class Run:
         _table(self.log, "left out (no time)", _sorted(done.late))
         _table(self.log, "left out (impossible here)", _sorted(done.impossible))
         _table(self.log, "resets", {"in the middle of a frame": done.half_frames})
+        _table(self.log, "allocations that failed", _sorted(done.starved))
         _table(self.log, "frames", events)
         _table(self.log, "history", verdict.counts)
         for line in dict.fromkeys(self.wrong):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import rings
-from cluster import Broken, Cluster, Link, Weather, switchd
+from cluster import Broken, Cluster, GuestError, Link, Weather, switchd
 from cluster.cluster import SYSFS
 from cluster.machine import insmod
 from cluster.settings import scaled
@@ -26,9 +26,14 @@ SHARED = "shared"
 
 _UNLOAD = f"echo 1 >{PARAMETERS}/stop && rmmod {MODULE} && rmmod kccm"
 
-_FAILSLAB = "/sys/kernel/debug/failslab"
+# What can have allocations fail: those of objects, and those of pages.
+_INJECTORS = tuple(f"/sys/kernel/debug/{name}" for name in ("failslab", "fail_page_alloc"))
 # Of how many allocations one fails, in percent.
 _STARVE_PERCENT = 5
+# From where each injector counts down.
+_STARVE_TIMES = 1_000_000_000
+# How often it is looked which threads are to starve, in hundredths of a second: new ones are made.
+_STARVE_LOOK = 25
 _LOAD_SECONDS = 30.0
 # A long handler, a send and a call have to end first.
 _UNLOAD_SECONDS = 60.0
@@ -68,8 +73,9 @@ class Done:
     missed: Counter[str] = field(default_factory=Counter)
     # It cannot be done in this run.
     impossible: Counter[str] = field(default_factory=Counter)
-    # Of the resets, those in the middle of a frame.
+    # Of the resets, those in the middle of a frame; allocations that have failed.
     half_frames: int = 0
+    starved: Counter[str] = field(default_factory=Counter)
 
 
 class Tormentor:
@@ -102,14 +108,15 @@ class Tormentor:
         for node in range(len(self._cluster)):
             self._share(node)
         self._cluster.boot()
-        self._starving = self.has_failslab()
+        self._starving = self.can_starve()
         for node in range(len(self._cluster)):
             self.load(node)
         self._cluster.wait_connected()
 
-    def has_failslab(self) -> bool:
+    def can_starve(self) -> bool:
         """Whether the kernel can have allocations fail."""
-        return self._cluster[0].run(f"[ -d {_FAILSLAB} ]", check=False).rc == 0
+        there = " && ".join(f"[ -d {injector} ]" for injector in _INJECTORS)
+        return self._cluster[0].run(there, check=False).rc == 0
 
     def load(self, node: int) -> None:
         """Load KCCM and the workload in a node: a new life of it begins."""
@@ -256,21 +263,18 @@ class Tormentor:
 
     def _starve(self, node: int, seconds: float) -> str | None:
         """Only KCCM's threads, and those that use it: the guest's own commands have to go on."""
-        settings = {
-            "task-filter": "Y",
-            "ignore-gfp-wait": "N",
-            "verbose": "0",
-            "interval": "1",
-            "times": "-1",
-            "probability": str(_STARVE_PERCENT),
+        failed = self._cluster[node].run(_starving(seconds), seconds + 30.0).out.split()
+        if len(failed) != len(_INJECTORS):
+            raise GuestError(f"node {node}: cannot say what has failed: {' '.join(failed)}")
+        counts = {
+            injector.rpartition("/")[2]: _STARVE_TIMES - int(left)
+            for injector, left in zip(_INJECTORS, failed, strict=True)
         }
-        steps = [f"echo {value} >{_FAILSLAB}/{name}" for name, value in settings.items()]
-        chosen = "read -r name <$p/comm && case $name in kccm*) echo 1 >$p/make-it-fail;; esac"
-        steps.append(f"for p in /proc/[0-9]*; do {chosen}; done 2>/dev/null; true")
-        self._cluster[node].run(" && ".join(steps))
-        self._pause(seconds)
-        self._cluster[node].write(f"{_FAILSLAB}/probability", "0")
-        return None
+        with self._counting:
+            self.done.starved.update(counts)
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        self._say(f"starved node {node}: allocations failed: {told}")
+        return None if sum(counts.values()) else "no allocation has failed"
 
     # Links.
 
@@ -464,6 +468,37 @@ class Tormentor:
     def unload_all(self) -> None:
         """Unload everything, which has to leave nothing behind."""
         self._cluster.run_all(_UNLOAD, _UNLOAD_SECONDS)
+
+
+def _starving(seconds: float) -> str:
+    """A command that has allocations fail for so long; it says how many each injector left to fail.
+
+    Threads are looked for again and again, for new ones are made: an injector
+    hits a thread only if that has been marked, and only outside of interrupts.
+    """
+    settings: dict[str, object] = {
+        "task-filter": "Y",
+        "ignore-gfp-wait": "N",
+        "verbose": 0,
+        "interval": 1,
+        "times": _STARVE_TIMES,
+        "probability": _STARVE_PERCENT,
+    }
+    pages: dict[str, object] = {"min-order": 0, "ignore-gfp-highmem": "N"}
+    steps = [
+        f"echo {value} >{injector}/{name}"
+        for injector in _INJECTORS
+        for name, value in (settings | (pages if "page" in injector else {})).items()
+    ]
+    marks = "case $name in kccm*) echo 1 >$p/make-it-fail;; esac"
+    return (
+        "now() { read -r up _ </proc/uptime; up=${up%.*}${up#*.}; }; "
+        f"mark() {{ for p in /proc/[0-9]*; do read -r name <$p/comm && {marks}; done 2>/dev/null; }}; "
+        f"{' && '.join(steps)} || exit 1; now; end=$((up + {round(seconds * 100)})); "
+        f"while mark; now; [ $up -lt $end ]; do usleep {_STARVE_LOOK * 10000}; done; "
+        + "; ".join(f"echo 0 >{injector}/probability" for injector in _INJECTORS)
+        + "".join(f"; cat {injector}/times" for injector in _INJECTORS)
+    )
 
 
 class _Links:

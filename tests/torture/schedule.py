@@ -24,7 +24,7 @@ NODE_FAULTS = {
     "freeze": "the processors are stopped, for less than dead_ms",
     "long freeze": "the processors are stopped, for longer",
     "deaf": "nothing is received, so that queues fill up",
-    "starve": "allocations of KCCM's threads fail (failslab)",
+    "starve": "allocations of KCCM's threads and its users' fail (failslab, fail_page_alloc)",
 }
 
 # And to links.
