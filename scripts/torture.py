@@ -280,7 +280,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=harness.BUILD / "torture")
     arguments = parser.parse_args(argv)
-    if not 2 <= arguments.nodes <= 8:
+    if not 3 <= arguments.nodes <= 5:
         parser.error("--nodes must be 3 to 5")
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(1 << 31)

@@ -224,6 +224,13 @@ def test_number_of_nodes(stubbed: Place, nodes: str) -> None:
     assert re.search("NODES must be 2 to 8|--nodes: invalid int", said), said
 
 
+@pytest.mark.parametrize("nodes", ["2", "6", "-3", "three"])
+def test_number_of_tortured_nodes(stubbed: Place, nodes: str) -> None:
+    """As many as the run is made for, and it says so."""
+    said = stubbed.fails("torture", f"NODES={nodes}")
+    assert re.search("--nodes must be 3 to 5|--nodes: invalid int", said), said
+
+
 def test_sanitize(stubbed: Place) -> None:
     """There are three sanitisers, of which one is used at a time."""
     for goal in ("demo", "test", "torture"):
