@@ -38,7 +38,9 @@ from cluster.settings import Flavour, HarnessError
 # Where there are files of tests for pytest: those on clusters, and those that need no guest.
 TEST_FOLDERS = tuple(settings.TREE / "tests" / name for name in ("cluster", "host", "torture"))
 # Those whose tests are so many, and so quick, that only the failed ones are shown.
-QUICK_TESTS = frozenset({"test_checker.py", "test_schedule.py", "test_switch.py", "test_rings.py"})
+QUICK_TESTS = frozenset(
+    f"test_{name}.py" for name in ("checker", "enough", "rings", "schedule", "switch")
+)
 LOG_DIR = settings.BUILD / "log"
 
 KUNIT_MODULE = "kccm_kunit"

@@ -7,19 +7,22 @@ what it does (tests/torture/main.c). Meanwhile nodes and links suffer what a
 schedule says, which is made from a seed (tests/torture/schedule.py). Then all is
 healed, and the checker (tests/torture/checker.py) judges what was written down.
 
-All of it is left in build/torture: schedule, log, histories, consoles. The exit
-status is 0 only if every promise was kept and no kernel reported a fault.
+All of it is left in build/torture: schedule, log, histories, consoles, and what
+was done in numbers (summary.json). The exit status is 0 only if every promise
+was kept and no kernel reported a fault.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +131,8 @@ class Run:
         self.wrong: list[str] = []
         # Kinds of faults that this run cannot have, and why.
         self.impossible: dict[str, str] = {}
+        # When all had come to rest, see Tormentor.keys().
+        self.keys: dict[str, list[int]] = {}
         self.historian = Historian(self.folder, len(cluster), RING_BYTES)
         pause_us = round(scaled(arguments.pause_us))
         settings = Settings(arguments.seed, pause_us, parameters(), arguments.signed)
@@ -187,6 +192,7 @@ class Run:
             self.wrong.append(f"the nodes did not come to rest in {scaled(SETTLE_SECONDS):g} s")
 
     def _unload(self) -> None:
+        self.keys = self.tormentor.keys()
         for node in range(len(self.cluster)):
             command = "cd /sys/kernel/kccm && grep -r . stats peers 2>/dev/null"
             stats = self.cluster[node].run(command, check=False).out
@@ -223,7 +229,7 @@ class Run:
         return verdict
 
     def _summary(self, verdict: checker.Verdict, events: dict[str, int], took: float) -> None:
-        """Tell what was done and what came of it."""
+        """Tell what was done and what came of it, and keep it for programs to read."""
         arguments, done, plain = self.arguments, self.tormentor.done, self.log.plain
         good = verdict.good and not self.wrong
         plain()
@@ -243,8 +249,29 @@ class Run:
             plain(f"WRONG: {line}")
         for line in verdict.lines():
             plain(f"BROKEN: {line}")
+        numbers = {**self._numbers(), "frames": events, "history": verdict.counts, "good": good}
+        (self.folder / "summary.json").write_text(json.dumps(numbers, indent=4) + "\n")
         plain(f"everything is in {self.folder}")
         plain("every promise kept" if good else "NOT as promised")
+
+    def _numbers(self) -> dict[str, object]:
+        """What was to be done, and what was."""
+        arguments, done = self.arguments, self.tormentor.done
+        return {
+            "seed": arguments.seed,
+            "nodes": arguments.nodes,
+            "seconds": arguments.duration,
+            "signed": arguments.signed,
+            "kernel": self.cluster.flavour.name,
+            "planned": Counter(fault.kind for fault in self.schedule),
+            "impossible": self.impossible,
+            "done": done.faults,
+            "missed": done.missed,
+            "late": done.late,
+            "half frames": done.half_frames,
+            "starved": done.starved,
+            "keys": self.keys,
+        }
 
 
 def _sorted(counts: dict[str, int]) -> dict[str, int]:

@@ -465,6 +465,14 @@ class Tormentor:
         self._cluster.run_all(f"echo 1 >{PARAMETERS}/final")
         return True
 
+    def keys(self) -> dict[str, list[int]]:
+        """Which key the nodes should use, and which they do."""
+        command = f"cat {SYSFS}/peers/*/key"
+        said = self._cluster.run_all(command).values() if self._settings.signed else ()
+        words = {word for result in said for word in result.out.split()}
+        numbers = [int(word) for word in words if word.isdecimal()]
+        return {"newest": self._keys[-1:], "in use": sorted(numbers)}
+
     def unload_all(self) -> None:
         """Unload everything, which has to leave nothing behind."""
         self._cluster.run_all(_UNLOAD, _UNLOAD_SECONDS)
