@@ -133,7 +133,7 @@ class Row:
 
 
 HEAD = """\
-| death          | load  | count | shortest | median | longest | error | late |
+| death          | load  | heard | shortest | median | longest | error | late |
 |----------------|-------|------:|---------:|-------:|--------:|------:|-----:|"""
 
 
@@ -220,7 +220,8 @@ def main() -> int:
         return 1
     late = sum(took > dead_ms * TOLERANCE for row in rows for took in row.times)
     total = sum(len(row.times) for row in rows)
-    print(f"{total} deaths were heard of, {late} of them late")
+    deaths = arguments.rounds * len(rows)
+    print(f"{deaths} deaths were heard of {total} times, {late} of them late")
     return 1 if late else 0
 
 

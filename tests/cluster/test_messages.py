@@ -11,7 +11,7 @@ import pytest
 
 from cluster import Cluster
 from cluster.cluster import SYSFS
-from cluster.settings import fewer, scaled
+from cluster.settings import fewer, paced, scaled
 from traffic import (
     counts,
     demo,
@@ -207,7 +207,7 @@ def settled(cluster: Cluster, node: int) -> tuple[list[str], int]:
     deadline = time.monotonic() + scaled(10)
     looks = [queued(cluster, node)]
     while time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(paced(0.2))
         looks.append(queued(cluster, node))
         if looks[-1] == looks[-2]:
             break
