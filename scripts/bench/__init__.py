@@ -8,6 +8,7 @@ How the parts fit together::
     rounds ------- guest ---------- environments
       |            commands and     QEMU and UML, with one processor
       |            their answers    and with two
+      +----------- instances        a guest for each node of a cluster
       +-- percentile   percentiles of all rounds' calls together
       |
     records        results.json and about.json, the only source of

@@ -41,20 +41,29 @@ class Environment:
     """A kind of guest, and how many processors it has.
 
     Where instructions are ``counted``, each takes a nanosecond of the guest's time, whatever it does
-    and however busy this machine is. It has none of the targets.
+    and however busy this machine is. With ``nodes_of_their_own``, there is a guest for each node of a
+    cluster, see instances.py. Neither has any of the targets.
     """
 
     name: str
     kind: str
     cpus: int
     counted: bool = False
+    nodes_of_their_own: bool = False
 
     @property
     def title(self) -> str:
         """As pictures and tables call it."""
+        if self.nodes_of_their_own:
+            return "UML instances"
         kind = {"qemu": "QEMU", "uml": "UML"}[self.kind]
         counted = ", instructions" if self.counted else ""
         return f"{kind}, {self.cpus} CPU{'s' if self.cpus > 1 else ''}{counted}"
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is something to be reached here."""
+        return not (self.counted or self.nodes_of_their_own)
 
     @property
     def slowness(self) -> float:
@@ -65,6 +74,11 @@ class Environment:
         """What a unit of time is here."""
         return re.sub(r"^ns\b", "instructions", unit) if self.counted else unit
 
+    @property
+    def scale(self) -> str:
+        """What clusters are made of here, as pictures and tables have it."""
+        return "A kernel for each node" if self.nodes_of_their_own else "Nodes in one kernel"
+
 
 ENVIRONMENTS = {
     environment.name: environment
@@ -74,6 +88,7 @@ ENVIRONMENTS = {
         Environment("uml-1", "uml", 1),
         Environment("uml-2", "uml", 2),
         Environment("qemu-icount", "qemu", 1, counted=True),
+        Environment("uml-nodes", "uml", 1, nodes_of_their_own=True),
     )
 }
 # Where is measured unless told otherwise.

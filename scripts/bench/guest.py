@@ -72,6 +72,16 @@ class Answer:
         return " ".join(self.text.rpartition(f"{MODULE}: ")[2].split())[:300]
 
 
+class Asked(Protocol):
+    """What answers commands of the benchmark: a Guest, or several guests as one."""
+
+    def start(self, peer: str) -> None:
+        """Set a peer up; raises Failure when it is not to be had here."""
+
+    def ask(self, commands: Sequence[str], seconds: float = 10.0) -> list[Answer]:
+        """Run commands, which are expected to take so many seconds together."""
+
+
 class Shell(Protocol):
     """What is needed of a guest, see cluster.machine.Machine."""
 

@@ -12,15 +12,16 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from cluster.machine import Machine, Unclean
 from cluster.settings import BUILD, TREE, HarnessError
 
-from . import environments, plan, plots, records, tables
+from . import environments, instances, plan, plots, records, tables
 from .environments import ENVIRONMENTS, Environment
 from .guest import Guest, Hung
 from .plan import Phase
 from .progress import Report
 from .records import Boot, Record, Results
-from .rounds import LEAST_ROUNDS, Measurement, shares
+from .rounds import LEAST_ROUNDS, LeftOut, Measurement, shares
 
 # So long may figures 7 and 8 take for `make bench-quick` to stay under three minutes.
 QUICK_SECONDS = 140.0
@@ -101,6 +102,10 @@ def measure(
     phases that it has not measured, without what it has hung with.
     """
     todo = plan.phases(arguments.figures, arguments.peers)
+    if environment.nodes_of_their_own:
+        todo = instances.phases(todo)
+        if not todo:
+            return
     for _ in range(_MOST_BOOTS):
         done = _measure(environment, todo, arguments, report)
         yield done
@@ -123,18 +128,10 @@ def _measure(
     began = time.monotonic()
     done = _Measured(environment.name)
     try:
-        with environments.opened(environment) as machine:
-            kernel, host = environments.describe(machine)
-            report.say(f"{environment.title}: booted {kernel} on {host}")
-            if environments.busy(done.load):
-                report.say(f"this machine is busy (load {done.load:.1f}): times will vary")
-            done.kernel, done.host = kernel, host
-            measurement = Measurement(Guest(machine), report, done.name, environment.name)
-            try:
-                _measure_phases(measurement, phases, arguments, done)
-            finally:
-                done.left_out = measurement.left_out.lines()
-                done.missing = measurement.left_out.missing()
+        if environment.nodes_of_their_own:
+            _measure_instances(environment, phases, arguments, report, done)
+        else:
+            _measure_guest(environment, phases, arguments, report, done)
     except Hung as error:
         done.hung = error.command
         done.error = f"{environment.name}: {error}"
@@ -145,6 +142,66 @@ def _measure(
         report.say(f"error: {done.error}")
     done.seconds = time.monotonic() - began
     return done
+
+
+def _measure_guest(
+    environment: Environment,
+    phases: Sequence[Phase],
+    arguments: argparse.Namespace,
+    report: Report,
+    done: _Measured,
+) -> None:
+    with environments.opened(environment) as machine:
+        _booted(environment, machine, report, done)
+        measurement = Measurement(Guest(machine), report, done.name, environment.name)
+        try:
+            _measure_phases(measurement, phases, arguments, done)
+        finally:
+            done.left_out = measurement.left_out.lines()
+            done.missing = measurement.left_out.missing()
+
+
+def _measure_instances(
+    environment: Environment,
+    phases: Sequence[Phase],
+    arguments: argparse.Namespace,
+    report: Report,
+    done: _Measured,
+) -> None:
+    """Each phase in guests of its own. One that cannot be measured there is left out."""
+    instances.flavour()
+    left_out = LeftOut()
+    end = time.monotonic() + instances.SECONDS
+    for phase in phases:
+        (point,) = phase.points
+        report.say(f"{phase.name}: booting")
+        try:
+            with instances.opened(point.x) as cluster:
+                if not done.kernel:
+                    _booted(environment, cluster[0], report, done)
+                guests = instances.Instances(cluster, arguments.rounds, end)
+                measurement = Measurement(guests, report, done.name, environment.name)
+                measurement.left_out = left_out
+                done.records += measurement.run(phase, arguments.rounds)
+        except HarnessError as error:
+            reason = instances.first_line(error)
+            left_out.point(point, reason)
+            report.say(f"left out: {point}: {reason}")
+            if isinstance(error, Unclean):
+                done.error = f"{environment.name}: {error}"
+    done.left_out = left_out.lines()
+    if not done.records:
+        raise HarnessError("nothing could be measured")
+
+
+def _booted(environment: Environment, machine: Machine, report: Report, done: _Measured) -> None:
+    """Say what has booted, and keep that."""
+    done.kernel, done.host = environments.describe(machine)
+    if environment.nodes_of_their_own:
+        done.kernel += f", {instances.MEMORY_MB} MiB each"
+    report.say(f"{environment.title}: booted {done.kernel} on {done.host}")
+    if environments.busy(done.load):
+        report.say(f"this machine is busy (load {done.load:.1f}): times will vary")
 
 
 def _measure_phases(

@@ -92,6 +92,7 @@ SCALES = tuple(
     for metric, word, unit in (
         ("connect", "connect_ms", "ms"),
         ("memory per node", "bytes_per_node", "B"),
+        ("memory per connected node", "bytes_connected", "B"),
         ("memory per connection", "bytes_per_conn", "B"),
         ("idle CPU", "idle_cpu_ppm", "ppm"),
     )

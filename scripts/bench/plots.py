@@ -532,6 +532,7 @@ def _scale(results: Results, env: str) -> Figure:
     titles = {
         "connect": "until fully connected",
         "memory per node": "memory per node",
+        "memory per connected node": "memory per connected node",
         "memory per connection": "memory per connection",
         "idle CPU": "CPU while idle, ppm",
     }
@@ -540,7 +541,7 @@ def _scale(results: Results, env: str) -> Figure:
         records = results.of(env, "scale", metric=use.metric)
         _line(axes, records, "kccm")
         axes.set_xscale("log", base=2)
-        axes.set_xticks(plan.NODES, [str(nodes) for nodes in plan.NODES])
+        axes.set_xticks([r.x for r in records], [str(record.x) for record in records])
         axes.xaxis.set_minor_locator(NullLocator())
         if all(record.spread[0] > 0 for record in records):
             axes.set_yscale("log")
@@ -555,7 +556,7 @@ def _scale(results: Results, env: str) -> Figure:
         axes.set_title(titles[use.metric])
         axes.set_xlabel("nodes")
     picture.tight_layout()
-    _titled(results, env, "scale", "Nodes in one kernel", picture)
+    _titled(results, env, "scale", ENVIRONMENTS[env].scale, picture)
     return picture
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from . import percentile
 from .environments import ENVIRONMENTS
-from .guest import UNSUPPORTED, Answer, Failure, Guest
+from .guest import UNSUPPORTED, Answer, Asked, Failure
 from .plan import WHY_NOT, Phase, Point, Use
 from .progress import Report, Steps
 from .records import Record
@@ -119,7 +119,7 @@ class Series:
 class Measurement:
     """Measures phases in one boot of a guest."""
 
-    def __init__(self, guest: Guest, report: Report, boot: str, env: str) -> None:
+    def __init__(self, guest: Asked, report: Report, boot: str, env: str) -> None:
         self._guest = guest
         self._report = report
         self._boot, self._env = boot, ENVIRONMENTS[env]

@@ -231,7 +231,8 @@ def _cost(results: Results, env: str) -> list[str]:
 
 
 def _scale(results: Results, env: str) -> list[str]:
-    metrics = [use.metric for use in plan.SCALES]
+    there = {record.metric for record in results.of(env, "scale")}
+    metrics = [use.metric for use in plan.SCALES if use.metric in there]
     rows = [
         [str(x), *(_cell(results.one(env, "scale", "kccm", x, "", metric)) for metric in metrics)]
         for x in _xs(results.of(env, "scale"))
@@ -241,7 +242,8 @@ def _scale(results: Results, env: str) -> list[str]:
         "Idle CPU is what the processors do more than before there were nodes, where that can be "
         "told; else 0."
     )
-    return [table(["nodes", *metrics], rows), note, "\n".join(f"- {line}" for line in lines if line)]
+    told = "\n".join(f"- {line}" for line in lines if line)
+    return [table([ENVIRONMENTS[env].scale, *metrics], rows), note, told]
 
 
 def _grows(metric: str, records: Sequence[Record]) -> str:
@@ -301,8 +303,8 @@ def _digits(target: Target, value: float, env: str) -> int:
 
 
 def targets(results: Results, envs: Sequence[str]) -> str:
-    """All targets, with how they stand in each environment that has them: the worst of each."""
-    envs = [env for env in envs if env in DEFAULT]
+    """All targets, with how they stand in each environment that has any: the worst of each."""
+    envs = [env for env in envs if ENVIRONMENTS[env].has_targets]
     rows = [
         [
             target.text,
@@ -346,7 +348,8 @@ def report(results: Results, pictures: Collection[str] = ()) -> str:
         "Made by `make bench` from results.json. Each environment is one boot of one guest; a value is "
         "the median of the rounds, a ratio the median of the rounds' ratios, with the lowest and the "
         "highest in brackets, unless these are no others. In each round every point was measured once, "
-        "in another order. How many calls, or messages, are those of all rounds.",
+        "in another order. How many calls, or messages, are those of all rounds. (Of UML instances, each "
+        "count of nodes is one boot of so many guests, and was measured by itself.)",
         "\n".join(f"- {line}" for env in envs for line in where_from(results, env)),
         "## Targets",
         "The worst of what belongs to each, between what the rounds' were, and where that is.",
@@ -373,7 +376,10 @@ def summary(results: Results, envs: Sequence[str]) -> str:
         if env not in results.environments():
             continue
         lines.append(ENVIRONMENTS[env].title)
-        for target in TARGETS if env in DEFAULT else ():
+        if ENVIRONMENTS[env].nodes_of_their_own:
+            lines += [f"  {line}" for part in _scale(results, env) for line in part.splitlines()]
+            continue
+        for target in TARGETS if ENVIRONMENTS[env].has_targets else ():
             outcome = target.outcome(results, env)
             if outcome.worst is not None:
                 lines.append(f"  {target.text}: {target.goal}: {outcome_text(target, outcome, env)}")
@@ -447,7 +453,19 @@ def readme_part(results: Results, folder: Path) -> str:
     ):
         if told:
             parts += [title, "\n".join(f"- {line}" for line in told)]
+    for env in _one_of_each_scale(results):
+        title = f"What clusters take, {ENVIRONMENTS[env].title}:"
+        parts += [title, *_scale(results, env)]
     return "\n\n".join(parts)
+
+
+def _one_of_each_scale(results: Results) -> list[str]:
+    """The first environment with nodes in one kernel, and the first with a kernel for each."""
+    found: dict[str, str] = {}
+    for env in _order(results):
+        if results.of(env, "scale"):
+            found.setdefault(ENVIRONMENTS[env].scale, env)
+    return list(found.values())
 
 
 def update_readme(results: Results, folder: Path, tree: Path) -> None:

@@ -5,6 +5,7 @@ The other end is scripts/guest-init. Each request is one line of ASCII::
 
     <length> start <id> <end> $'<command>'    run a command in the background
     <length> stop <id>                        kill the processes of a command
+    <length> tell <pipe>                      write a line to a named pipe
 
 where <length> counts the characters after it, so that a damaged line is
 noticed. The guest answers with lines::
@@ -16,7 +17,7 @@ noticed. The guest answers with lines::
 
 After the last follows the command's output, and a line with <end>, a random
 word. Commands run side by side. A request is sent when the one before it has
-been answered, so the guest's input buffer never overflows.
+been answered, so the guest's input buffer never overflows; only "tell" is not.
 """
 
 from __future__ import annotations
@@ -135,6 +136,12 @@ class Channel:
         end = secrets.token_hex(8)
         self._request(f"start {job.number} {end} {quote(command)}", job, scaled(timeout))
         return job
+
+    def tell(self, pipe: str) -> None:
+        """See Machine.tell()."""
+        line = f"tell {pipe}"
+        with self._sending:
+            self._send(f"{len(line)} {line}\n".encode())
 
     def poll(self, job: Job, seconds: float) -> bool:
         """See Job.poll()."""

@@ -261,6 +261,13 @@ class Machine:
         """
         return self.spawn(command).wait(timeout, check)
 
+    def tell(self, pipe: str) -> None:
+        """Write a line to a named pipe, which a command has to read; returns at once.
+
+        It takes the guest much less than another command would.
+        """
+        self._connected().tell(pipe)
+
     def read(self, path: str) -> str:
         """A guest file's text without white space at the ends, such as a sysfs attribute."""
         return self.run(f"cat {shlex.quote(path)}").out.strip()

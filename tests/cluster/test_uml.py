@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import instances
 from cluster import Cluster, HarnessError, Image, MachineSpec, UmlMachine, settings
 from cluster.rundir import RunDir
 from cluster.settings import Flavour
@@ -67,6 +68,20 @@ def test_runs_kccm(make_cluster: ClusterFactory, uml: Flavour, cpus: int) -> Non
     cluster[0].rmmod("kccm_hello_c", "kccm")
     cluster[1].rmmod("kccm_hello_rust", "kccm")
     cluster.assert_clean()
+
+
+def test_measured_as_a_cluster(make_cluster: ClusterFactory, uml: Flavour) -> None:
+    """What the benchmark asks of guests with a node each, in one round."""
+    cluster = make_cluster(2, load=False, flavour=uml, memory_mb=instances.MEMORY_MB)
+    instances.prepare(cluster)
+    (answer,) = instances.Instances(cluster).ask(["scale nodes=2"])
+    words = answer.words()
+    assert 1 < words["connect_ms"] < 1000 * instances.MOST_SECONDS
+    # No less than the module's code.
+    assert 200 << 10 < words["bytes_per_node"] < 4 << 20
+    assert 200 << 10 < words["bytes_connected"] < 4 << 20
+    assert words["idle_cpu_ppm"] < 500_000
+    assert not any(machine.loaded("kccm") for machine in cluster)
 
 
 def test_leaves_nothing(machine: UmlMachine) -> None:

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a cluster takes whose nodes have a kernel each: guests that are user-mode Linux.
+
+For each count of nodes so many guests are booted, on a switch of their own. To ``rounds`` they are
+one guest, which answers ``scale`` with the words that tests/bench/scale.c has for nodes in one
+kernel. They mean the same, but for what each kernel has of its own:
+
+``connect_ms``      from when all are told to load KCCM to when the last says that all its peers
+                    are up, by the clock of this machine: with loading
+``bytes_per_node``  what a kernel has less of while its node is a cluster by itself, with the code of
+                    the module
+``bytes_connected`` what it has less of when its node is connected to all others
+``bytes_per_conn``  by how much that is more, for a connection, which has an end in two kernels
+``idle_cpu_ppm``    the time on this machine's processors that all guests have together while
+                    nothing is asked of them, less what they have without KCCM; the switch is not
+                    counted
+
+Memory is without what sockets have in their buffers, and the median of some guests. What they take
+without KCCM is looked at before the first round, memory in each.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cluster import Cluster, CommandTimeout, HarnessError, Job, address, settings
+from cluster.cluster import DEAD_MS, SYSFS
+from cluster.machine import insmod
+from cluster.settings import Flavour
+
+from .guest import Answer
+from .plan import Phase
+
+NODES = (2, 8, 32, 64)
+# What each guest has. Most of it none of them ever touches.
+MEMORY_MB = 64
+# So long may all counts take together; those that would take longer are left out.
+SECONDS = 240.0
+# With fewer nodes, what else a kernel does with its memory is more than connections take.
+FEWEST_FOR_MEMORY = 8
+# Memory is looked at in so many guests: all alike, they take time from one another.
+SOME = 8
+# So long what was asked before may have to settle.
+SETTLE_SECONDS = 0.5
+# A kernel gives back what was needed only to load a module after so long.
+ALONE_US = 200_000
+# Twice the time between two signs of life, which idle connections send.
+IDLE_SECONDS = 2 * DEAD_MS / 4 / 1000
+# So often in a second all guests together look whether they are connected.
+LOOKS = 1000
+
+# A command takes no longer than this, unless something is wrong.
+MOST_SECONDS = 60.0
+
+# The pipe by which a guest is told to load KCCM.
+GO = "/run/go"
+
+# For Machine.quiet_console(), but for all boot; and what a neighbour says of itself is believed.
+_PREPARE = f"""echo 5 >/proc/sys/kernel/printk
+echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
+mkfifo {GO}
+"""
+# Prints how many KiB a kernel does not have for itself. What can be had again is let go of before,
+# and what lies on the lists of a processor is free.
+_MEMORY = """echo 3 >/proc/sys/vm/drop_caches
+awk '/^(MemFree|Buffers|Cached|AnonPages|PageTables):/ { kib += $2 }
+/^ +count:/ { kib += 4 * $2 }
+/^TCP:/ { kib += 4 * $NF }
+END { print kib }' /proc/meminfo /proc/zoneinfo /proc/net/sockstat
+"""
+# The same, while all peers are up.
+_MEMORY_UP = f"""if cat {SYSFS}/peers/*/state | grep -qvx up; then
+echo 'a peer was lost while nothing was asked of it'; exit 1; fi
+{_MEMORY}"""
+
+
+def phases(todo: Collection[Phase]) -> list[Phase]:
+    """The phases, one for each count of nodes that is measured like this."""
+    return [
+        replace(phase, name=f"{phase.name}, {point.x} nodes", points=(point,))
+        for phase in todo
+        for point in phase.points
+        if point.verb == "scale" and point.x in NODES
+    ]
+
+
+def flavour() -> Flavour:
+    """The kernel of the guests; raises HarnessError if there is none."""
+    return settings.flavour("uml")
+
+
+@contextmanager
+def opened(nodes: int) -> Iterator[Cluster]:
+    """So many guests that have booted; their kernels must not complain."""
+    kernel = flavour()
+    modules = [kernel.module("kccm")]
+    _check_memory(nodes)
+    with Cluster(
+        nodes, name="bench-uml-nodes", flavour=kernel, modules=modules, memory_mb=MEMORY_MB
+    ) as cluster:
+        prepare(cluster)
+        yield cluster
+        cluster.run_all("echo 7 >/proc/sys/kernel/printk")
+        cluster.assert_clean()
+
+
+def prepare(cluster: Cluster) -> None:
+    """Have the guests ready for what they will be asked."""
+    cluster.run_all(_PREPARE)
+    # Each tells all others where it is. When all ask for all others at once, they have to answer
+    # thousands of questions, as a broadcast goes to all.
+    cluster.run_all({n: f"arping -q -U -c 1 -I eth0 {address(n)}" for n in range(len(cluster))})
+
+
+def _check_memory(nodes: int) -> None:
+    """Raise HarnessError if this machine has not the memory for so many guests."""
+    there, needed = _available_mb(), nodes * MEMORY_MB
+    if needed > there:
+        raise HarnessError(
+            f"{nodes} guests of {MEMORY_MB} MiB do not fit into the {there} MiB that are free"
+        )
+
+
+def _available_mb() -> int:
+    """How much memory this machine has to spare."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable:"))
+
+
+class Instances:
+    """Guests with a node each, in the place of one guest that has them all: see guest.Guest.
+
+    A count of nodes whose ``rounds`` will not be over at ``end`` is given up after the first.
+    """
+
+    def __init__(self, cluster: Cluster, rounds: int = 1, end: float = float("inf")) -> None:
+        self._cluster = cluster
+        self._nodes = range(len(cluster))
+        self._rounds, self._end = rounds, end
+        self._some = self._nodes[:: max(1, len(cluster) // SOME)]
+        self._pool = ThreadPoolExecutor(len(cluster))
+        self._without: float | None = None
+        self._asked = 0
+
+    def start(self, peer: str) -> None:
+        """There is nothing to be set up."""
+
+    def ask(self, commands: Sequence[str], seconds: float = 10.0) -> list[Answer]:
+        """Answer commands, each of which is ``scale`` with as many nodes as there are."""
+        del seconds
+        return [self._answer() for _ in commands]
+
+    def _answer(self) -> Answer:
+        began = time.monotonic()
+        try:
+            words = self._scale()
+        except HarnessError as error:
+            return Answer(1, first_line(error))
+        took = time.monotonic() - began
+        self._asked += 1
+        if self._asked == 1 and time.monotonic() + self._rounds * took > self._end:
+            return Answer(1, f"there is no time for {self._rounds} rounds of {took:.0f} s each")
+        return Answer(0, " ".join(f"{name}={value:.3f}" for name, value in words.items()))
+
+    def _scale(self) -> dict[str, float]:
+        """One round; in the end KCCM is loaded nowhere."""
+        nodes = len(self._cluster)
+        if self._without is None:
+            self._without = self._idle_ppm()
+        before, with_alone = zip(*self._ask(self._some, self._alone))
+        took = self._connect()
+        cpu = self._idle_ppm()
+        (connected,) = zip(*self._ask(self._some, lambda node: _MEMORY_UP))
+        self._ask(self._nodes, lambda node: "rmmod kccm")
+        alone = _bytes_between(before, with_alone)
+        of_all = _bytes_between(before, connected)
+        words = {
+            "connect_ms": 1000 * took,
+            "bytes_per_node": alone,
+            "bytes_connected": of_all,
+            "idle_cpu_ppm": max(cpu - self._without, 0.0),
+        }
+        if nodes >= FEWEST_FOR_MEMORY:
+            words["bytes_per_conn"] = max(2 * (of_all - alone) / (nodes - 1), 0.0)
+        return words
+
+    def _alone(self, node: int) -> str:
+        """Loads KCCM with nobody to connect to; prints the memory before and with it."""
+        peers = f"{node}={address(node)}"
+        load = f"{insmod('kccm')} {self._cluster.parameters(node, peers=peers)}"
+        return f"set -e\n{_MEMORY}{load}\nusleep {ALONE_US}\n{_MEMORY}rmmod kccm"
+
+    def _connect(self) -> float:
+        """Load KCCM in all guests at once; how many seconds it takes until all are connected.
+
+        What waits for that in each guest is there before.
+        """
+        waiting = self._spawn(self._nodes, self._joining)
+        time.sleep(SETTLE_SECONDS)
+        began = time.monotonic()
+        for machine in self._cluster:
+            machine.tell(GO)
+        _numbers(waiting)
+        return time.monotonic() - began
+
+    def _joining(self, node: int) -> str:
+        """Loads KCCM when told to, and ends when all peers are up: one by one, as they stay so."""
+        # Other ways to wait make a process, which takes ten times as long as to look.
+        pause = f"read -r -t {len(self._cluster) / LOOKS:.3f} go <&5"
+        return (
+            f"exec 5<>{GO}; read -r go <&5\n"
+            f"{insmod('kccm')} {self._cluster.parameters(node)} && cd {SYSFS}/peers || exit\n"
+            f'for peer in *; do until read -r s <$peer/state && [ "$s" = up ]; do\n'
+            f"{pause}; done; done; true"
+        )
+
+    def _ask(self, nodes: range, command: Callable[[int], str]) -> list[list[int]]:
+        """Run a command in these guests side by side; the numbers that they print."""
+        return _numbers(self._spawn(nodes, command))
+
+    def _spawn(self, nodes: range, command: Callable[[int], str]) -> dict[int, Job]:
+        """Start a command in these guests."""
+        jobs = self._pool.map(lambda node: self._cluster[node].spawn(command(node)), nodes)
+        return dict(zip(nodes, jobs))
+
+    def _idle_ppm(self) -> float:
+        """What part of the time the guests are at work, all together, in millionths."""
+        groups = [machine.pid for machine in self._cluster]
+        time.sleep(SETTLE_SECONDS)
+        began, before = time.monotonic(), cpu_ns(groups)
+        time.sleep(IDLE_SECONDS)
+        ended, after = time.monotonic(), cpu_ns(groups)
+        had = sum(ns - before.get(process, 0) for process, ns in after.items())
+        return had / (ended - began) / 1e3
+
+
+def _numbers(jobs: dict[int, Job]) -> list[list[int]]:
+    """What the commands of nodes have printed, when they have ended."""
+    found = []
+    for node, job in jobs.items():
+        try:
+            done = job.wait(MOST_SECONDS, check=False)
+        except CommandTimeout as error:
+            raise HarnessError(f"node {node}: not done in {MOST_SECONDS:.0f} s") from error
+        words = done.out.split()
+        if done.rc != 0:
+            raise HarnessError(f"node {node}: {' '.join(words)[-200:]}")
+        found.append([int(word) for word in words])
+    return found
+
+
+def _bytes_between(before: Sequence[int], after: Sequence[int]) -> float:
+    """What the kernels have taken, by what was free before and is after; never less than none."""
+    taken = statistics.median(b - a for b, a in zip(before, after))
+    return max(1024.0 * taken, 0.0)
+
+
+def cpu_ns(groups: Collection[int | None]) -> dict[int, int]:
+    """The processes of these groups, and how long each has been on a processor."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, _, fields = path.read_text().rpartition(") ")
+            process = int(before.split()[0])
+            if int(fields.split()[2]) in groups:
+                # A process's clock, see clock_getcpuclockid(3): it counts nanoseconds.
+                found[process] = time.clock_gettime_ns((~process << 3) | 2)
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def first_line(error: HarnessError) -> str:
+    """What a message says, without what is known of the guest besides."""
+    return str(error).partition("\n")[0]
