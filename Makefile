@@ -175,7 +175,7 @@ help:
 	@echo '  detection        - measure how soon a node that dies is told to be down'
 	@echo '  compare          - measure this tree against another    BEFORE=revision (default: HEAD)'
 	@echo '  bench            - measure KCCM against its peers, in QEMU and UML    ENVS=qemu-1,...'
-	@echo '                     (with a kernel of its own; 65 minutes)    FIGURES=7,... PEERS=tcp,...'
+	@echo '                     (with a kernel of its own; 70 minutes)    FIGURES=7,... PEERS=tcp,...'
 	@echo '  bench-quick      - figures 7 and 8 only, in QEMU with one processor: 3 minutes'
 	@echo '  setup            - only install and build what those need'
 	@echo '  SANITIZE=memory, with each of them: on a kernel that finds memory errors and misused'

@@ -25,7 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +61,8 @@ MOST_SECONDS = 60.0
 # The pipe by which a guest is told to load KCCM.
 GO = "/run/go"
 
-# For Machine.quiet_console(), but for all boot; and what a neighbour says of itself is believed.
-_PREPARE = f"""echo 5 >/proc/sys/kernel/printk
-echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
+# What a neighbour says of itself is believed.
+_PREPARE = f"""echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
 mkfifo {GO}
 """
 # Prints how many KiB a kernel does not have for itself. What can be had again is let go of before,
@@ -105,8 +104,10 @@ def opened(nodes: int) -> Iterator[Cluster]:
         nodes, name="bench-uml-nodes", flavour=kernel, modules=modules, memory_mb=MEMORY_MB
     ) as cluster:
         prepare(cluster)
-        yield cluster
-        cluster.run_all("echo 7 >/proc/sys/kernel/printk")
+        with ExitStack() as stack:
+            for machine in cluster:
+                stack.enter_context(machine.quiet_console())
+            yield cluster
         cluster.assert_clean()
 
 
