@@ -19,7 +19,7 @@ from enough import shortfalls
 # Seeds and seconds: each has every kind of fault in its schedule, and early enough.
 RUNS = {"signed": (20, 60), "unsigned": (133, 40)}
 # What comes before and after: booting, healing, coming to rest, judging.
-MORE_SECONDS = 240
+MORE_SECONDS = 360
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -36,6 +36,8 @@ def test_schedules(kind: str) -> None:
 @pytest.mark.parametrize("kind", RUNS)
 def test_short_torture(kind: str) -> None:
     """Every promise is kept, no kernel has reported a fault, and there was something to be kept."""
+    if kind == "signed" and not shutil.which("keyctl"):
+        pytest.skip("this machine has no keyctl, from which guests have theirs: install keyutils")
     seed, seconds = RUNS[kind]
     name = f"torture-{kind}"
     folder = RUN_DIR / name
@@ -47,15 +49,15 @@ def test_short_torture(kind: str) -> None:
     arguments = ["--seed", str(seed), "--duration", str(seconds), "--folder", str(folder)]
     child = process.spawn([sys.executable, str(TREE / "scripts" / "torture.py"), *arguments], log)
     try:
-        status = child.wait(scaled(seconds + MORE_SECONDS))
-    except subprocess.TimeoutExpired:
-        status = -1
+        ended = f"status {child.wait(scaled(seconds + MORE_SECONDS))}"
+    except subprocess.TimeoutExpired as error:
+        ended = f"not done in {error.timeout:.0f} s"
     finally:
         process.kill(child)
     said = log.read_text(errors="replace").splitlines()
-    assert status == 0, "\n".join([f"status {status}, log: {log}", *said[-60:]])
+    assert ended == "status 0", "\n".join([f"{ended}, log: {log}", *said[-60:]])
     did = json.loads(summary.read_text())
-    if shutil.which("keyctl"):
-        assert did["signed"] == (kind == "signed")
+    assert did["signed"] == (kind == "signed"), did["impossible"]
     missing = list(shortfalls(did, timeout_scale()))
-    assert not missing, "\n".join([f"not enough was done, log: {log}", *missing, *said[-60:]])
+    hint = "not enough was done (on a slow machine: KCCM_TIMEOUT_SCALE=2)"
+    assert not missing, "\n".join([f"{hint}, log: {log}", *missing, *said[-60:]])
