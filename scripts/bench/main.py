@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from cluster.machine import Machine, Unclean
+from cluster.machine import Machine
 from cluster.settings import BUILD, TREE, HarnessError
 
 from . import environments, instances, plan, plots, records, tables
@@ -171,7 +171,6 @@ def _measure_instances(
     """Each phase in guests of its own. One that cannot be measured there is left out."""
     instances.flavour()
     left_out = LeftOut()
-    end = time.monotonic() + instances.SECONDS
     for phase in phases:
         (point,) = phase.points
         report.say(f"{phase.name}: booting")
@@ -179,7 +178,7 @@ def _measure_instances(
             with instances.opened(point.x) as cluster:
                 if not done.kernel:
                     _booted(environment, cluster[0], report, done)
-                guests = instances.Instances(cluster, arguments.rounds, end)
+                guests = instances.Instances(cluster, arguments.rounds)
                 measurement = Measurement(guests, report, done.name, environment.name)
                 measurement.left_out = left_out
                 done.records += measurement.run(phase, arguments.rounds)
@@ -187,7 +186,7 @@ def _measure_instances(
             reason = instances.first_line(error)
             left_out.point(point, reason)
             report.say(f"left out: {point}: {reason}")
-            if isinstance(error, Unclean):
+            if not isinstance(error, instances.TooMany):
                 done.error = f"{environment.name}: {error}"
     done.left_out = left_out.lines()
     if not done.records:

@@ -160,7 +160,7 @@ def test_words_of_a_round(
 ) -> None:
     """What scale.c says of nodes in one kernel: each is told at once, and the last one counts."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[8].cpu_ns)
-    guests = Instances(clusters[8])  # type: ignore[arg-type]
+    guests = Instances(clusters[8], 1)  # type: ignore[arg-type]
     for answer in guests.ask(["scale nodes=8"] * 2):
         words = answer.words()
         assert 30 <= words.pop("connect_ms") < 5000
@@ -178,7 +178,7 @@ def test_memory_of_few_connections(
 ) -> None:
     """It cannot be told from what a kernel does besides."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[2].cpu_ns)
-    words = Instances(clusters[2]).ask(["scale"])[0].words()  # type: ignore[arg-type]
+    words = Instances(clusters[2], 1).ask(["scale"])[0].words()  # type: ignore[arg-type]
     assert "bytes_per_conn" not in words and words["bytes_per_node"] == ALONE * KIB
 
 
@@ -198,7 +198,7 @@ def test_round_that_fails(
     """The answer says why, in a line."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[8].cpu_ns)
     clusters[8].error = error
-    answers = Instances(clusters[8]).ask(["scale"] * 3)  # type: ignore[arg-type]
+    answers = Instances(clusters[8], 1).ask(["scale"] * 3)  # type: ignore[arg-type]
     assert [answer.status for answer in answers] == [0, 0, 1]
     assert answers[2].text == reason
 
@@ -211,7 +211,7 @@ def test_peers_are_waited_for(tmp_path: Path) -> None:
         state.write_text("connecting\n")
     pipe = tmp_path / "go"
     os.mkfifo(pipe)
-    guests = Instances(FakeCluster(4))  # type: ignore[arg-type]
+    guests = Instances(FakeCluster(4), 1)  # type: ignore[arg-type]
     script = guests._joining(3)  # pylint: disable=protected-access
     script = script.replace(SYSFS, str(tmp_path)).replace(instances.GO, str(pipe))
 
@@ -284,9 +284,9 @@ def test_what_cannot_be_measured_is_left_out(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A guest that dies, or too many guests, do not keep the rest from being measured."""
+    """A command that fails, or too many guests, do not keep the rest from being measured."""
     clusters[8] = FakeCluster(8, GuestDied("node7: the guest has ended"))
-    clusters[64] = HarnessError("64 guests do not fit")
+    clusters[64] = instances.TooMany("64 guests do not fit")
     assert run(tmp_path) == 0
     found = records.read(tmp_path)
     assert {record.x for record in found.records} == {2, 32}
@@ -304,6 +304,8 @@ def test_kernel_that_complains(
 ) -> None:
     """That is an error, whatever has been measured."""
     clusters[64] = Unclean("the kernel has reported faults")
+    assert run(tmp_path) == 1
+    clusters[64] = GuestDied("node3: the guest has ended")
     assert run(tmp_path) == 1
     assert {record.x for record in records.read(tmp_path).records} == {2, 8, 32}
 
@@ -330,7 +332,8 @@ def test_nothing_can_be_measured(
 def test_no_time(clusters: dict[int, FakeCluster], monkeypatch: pytest.MonkeyPatch) -> None:
     """A count whose rounds do not fit is given up after the first, and says so."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[8].cpu_ns)
-    guests = Instances(clusters[8], 7, time.monotonic() + 0.3)  # type: ignore[arg-type]
+    monkeypatch.setattr(instances, "SECONDS", 0.01)
+    guests = Instances(clusters[8], 7)  # type: ignore[arg-type]
     report = Report(Console(record=True, file=open("/dev/null", "w"), width=200))
     measurement = rounds.Measurement(guests, report, "boot", "uml-nodes")
     (phase,) = (p for p in scales() if p.points[0].x == 8)
