@@ -142,9 +142,9 @@ def _chosen(first: str, second: str, leads: Sequence[tuple[int, int, int]]) -> s
     if not worth:
         return f"{one} is ahead of {other} by more than {_MARGIN} at few sizes only ({sizes})"
     handlers = f"handlers of up to {worth[-1]} µs" if worth[-1] else "empty handlers"
+    cost = " (while it runs, its processor does nothing else)" if first == SOFTIRQ else ""
     return (
-        f"choose {one} rather than {other} for {handlers}: it is ahead by more than {_MARGIN} at most "
-        f"sizes ({sizes})"
+        f"{one} is ahead of {other} by more than {_MARGIN} at most sizes for {handlers}{cost} ({sizes})"
     )
 
 

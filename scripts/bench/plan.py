@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 FLOOR = "tcp"
 SHORT, SOFTIRQ, LONG = "kccm-short", "kccm-softirq", "kccm-long"
 ASYNC = "kccm-async-short"
+# The same with a handler that copies its arguments into its reply.
+COPYING = "kccm-softirq-copying"
 CLASSES = (SHORT, SOFTIRQ, LONG)
 
 # Peers, by the names that pictures and tables give them. The order is that in which they are set
@@ -20,6 +22,7 @@ PEERS = {
     SOFTIRQ: "KCCM softirq",
     LONG: "KCCM long",
     ASYNC: "KCCM asynchronous",
+    COPYING: "KCCM softirq, copying",
     "kccm": "KCCM",
     "tipc": "TIPC",
     "tipc-local": "TIPC, node-local",
@@ -155,7 +158,7 @@ class Phase:
 
 def _figure_7() -> Iterator[Point]:
     for size in SIZES:
-        for peer in (*RIVALS, *CLASSES, ASYNC):
+        for peer in (*RIVALS, *CLASSES, ASYNC, COPYING):
             yield Point("call", peer, size, (("size", size),), (Use("7", *CALL_TIME),))
 
 

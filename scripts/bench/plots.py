@@ -21,7 +21,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from . import crossings, plan
 from .environments import ENVIRONMENTS
-from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL, SOFTIRQ
+from .plan import ASYNC, BACKGROUND, CLASSES, COPYING, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL
+from .plan import SOFTIRQ
 from .records import Record, Results
 from .units import cost_unit, text
 
@@ -62,6 +63,7 @@ STYLES = {
     SOFTIRQ: Style("#D55E00", "D", width=2.4),
     LONG: Style("#56B4E9", "^", width=2.4),
     ASYNC: Style("#009E73", "v", width=2.4),
+    COPYING: Style("#D55E00", "D", ":", width=1.2),
     "kccm": Style("#0072B2", "s", width=2.4),
     "tipc": Style("#CC79A7", "P"),
     "tipc-local": Style("#CC79A7", "X", ":"),
@@ -268,7 +270,7 @@ def _grid(
 def _figure_7(results: Results, env: str) -> Figure:
     picture, (axes,) = _grid(1, 1, 7.6, 5.6)
     ends = []
-    for peer in (*RIVALS, LONG, ASYNC, SHORT, SOFTIRQ):
+    for peer in (*RIVALS, LONG, ASYNC, COPYING, SHORT, SOFTIRQ):
         records = results.of(env, "7", peer)
         if records:
             _line(axes, records, peer)

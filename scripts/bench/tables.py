@@ -76,7 +76,7 @@ def ratio_text(value: Ratio | None) -> str:
 
 def times(results: Results, env: str) -> str:
     """Times of calls, by size and peer."""
-    peers = _peers(results, env, "7", (*CLASSES, ASYNC, *RIVALS))
+    peers = _peers(results, env, "7", (*CLASSES, ASYNC, plan.COPYING, *RIVALS))
     rows = []
     for size in _xs(results.of(env, "7")):
         found = [results.one(env, "7", peer, size) for peer in peers]
@@ -93,6 +93,25 @@ def call_ratios(results: Results, env: str, ours: str) -> str:
         found = (ratio(one, results.one(env, "7", peer, size)) for peer in peers)
         rows.append([size_text(size), *(ratio_text(value) for value in found)])
     return table([PEERS[ours], *(PEERS[peer] for peer in peers)], rows)
+
+
+def handlers(results: Results, env: str) -> str:
+    """What the handlers of figure 7 do, and what one that does more takes."""
+    told = (
+        "KCCM's handlers have nothing to do, and do not write their replies; the peers' servers send "
+        "what they have received"
+    )
+    parts = []
+    for size in plan.SIZES:
+        pair = (results.one(env, "7", peer, size) for peer in (plan.COPYING, plan.SOFTIRQ))
+        if at := ratio(*pair):
+            parts.append(f"{at.median:.2f} at {size_text(size)}")
+    if parts:
+        told += (
+            ". A call of a softirq handler that copies its arguments into its reply takes so many times "
+            f"as long ({ENVIRONMENTS[env].title}): {', '.join(parts)}"
+        )
+    return f"{told}."
 
 
 # Figure 8.
@@ -258,7 +277,8 @@ def _grows(metric: str, records: Sequence[Record]) -> str:
 
 
 def _figure_7(results: Results, env: str) -> list[str]:
-    parts = [times(results, env), "Times of KCCM by those of the peers; below 1 KCCM is faster:"]
+    parts = [times(results, env), handlers(results, env)]
+    parts.append("Times of KCCM by those of the peers; below 1 KCCM is faster:")
     there = _peers(results, env, "7", (*CLASSES, ASYNC))
     return [*parts, *(call_ratios(results, env, ours) for ours in there)]
 
@@ -430,6 +450,7 @@ def readme_part(results: Results, folder: Path) -> str:
         "The worst of what belongs to each. A ratio is the median of the rounds' ratios, not the ratio "
         "of the medians; in brackets are the lowest and the highest of a round.",
     ]
+    parts.append(handlers(results, first))
     for env in [env for env in README_RATIOS if env in envs] or envs[:1]:
         for ours in _peers(results, env, "7", (plan.SOFTIRQ, plan.SHORT)):
             where = ENVIRONMENTS[env].title

@@ -221,8 +221,8 @@ class Break:
         ours = segment.flow == self.flow
         if self.segments and (ours or segment.flags & TCP_SYN):
             self.state = OVER if segment.flags & TCP_FIN else DONE
-        elif ours:
-            # By itself, before anything was done to it.
+        elif ours or segment.flags & TCP_SYN:
+            # By itself, or as its sender has died, before anything was done to it.
             self.half, self.flow = False, None
 
     def told(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ impl Nodes {
             for &(func, class) in HANDLERS {
                 let (node, ran) = (called.node(), nodes.ran.clone());
                 node.register(handler(func, class, move |call| reply(&ran, call))?)?;
-                node.register(handler(func + ffi::ECHO, class, echo)?)?;
+                node.register(handler(func | ffi::ECHO, class, echo)?)?;
             }
         }
         for running in &nodes.running {

@@ -288,7 +288,7 @@ static int measure_calls(struct calls *c)
 	bench_cost_begin(&c->cost);
 	ret = make_calls(c, c->times, c->rq->count, &c->made);
 	bench_cost_end(&c->cost);
-	if (!ret && c->line->peer->echo)
+	if (!ret && c->line->peer->echo && !c->line->peer->settled)
 		ret = c->line->peer->echo(c->line);
 	if (ret)
 		return ret;

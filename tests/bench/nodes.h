@@ -19,14 +19,15 @@ void kccm_bench_serve(void);
 /* ---- In Rust. */
 
 /*
- * Handlers that do nothing, as the servers of the peers do: each has a reply as
- * long as its arguments, and leaves it as it is. Their number is their class; add
- * a class here, in HANDLERS in cluster.rs and in peer_kccm.c.
+ * Handlers that do nothing: each has a reply as long as its arguments, and leaves
+ * it as it is. (The peers' servers have what they reply with from receiving it.)
+ * Their number is their class; add a class here, in HANDLERS in cluster.rs and in
+ * peer_kccm.c.
  */
 #define KCCM_BENCH_SHORT	0
 #define KCCM_BENCH_LONG		1
 #define KCCM_BENCH_SOFTIRQ	2
-/* Added to each: a handler that replies with its arguments. */
+/* A bit besides: a handler that replies with its arguments. */
 #define KCCM_BENCH_ECHO		16
 
 /* The longest message or argument. */

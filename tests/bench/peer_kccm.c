@@ -49,7 +49,7 @@ static int kccm_echo(struct bench_line *line)
 {
 	/* Nothing of an earlier call is taken for this one's reply. */
 	memset(line->reply, 0, line->size);
-	return kccm_bench_rcall_sync(nodes, line->peer->id + KCCM_BENCH_ECHO,
+	return kccm_bench_rcall_sync(nodes, line->peer->id | KCCM_BENCH_ECHO,
 				     line->args, line->reply, line->size);
 }
 
@@ -144,6 +144,8 @@ const struct bench_peer bench_kccm_peers[] = {
 	KCCM_PEER("kccm-short", KCCM_BENCH_SHORT, kccm_call, NULL),
 	KCCM_PEER("kccm-long", KCCM_BENCH_LONG, kccm_call, NULL),
 	KCCM_PEER("kccm-softirq", KCCM_BENCH_SOFTIRQ, kccm_call, NULL),
+	KCCM_PEER("kccm-softirq-copying", KCCM_BENCH_SOFTIRQ | KCCM_BENCH_ECHO,
+		  kccm_call, NULL),
 	KCCM_PEER("kccm-async-short", KCCM_BENCH_SHORT, kccm_call_async,
 		  kccm_settled),
 	KCCM_PEER("kccm-async-long", KCCM_BENCH_LONG, kccm_call_async,

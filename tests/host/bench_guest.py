@@ -16,6 +16,7 @@ SPEEDS = {
     "kccm-softirq": (19_000, 3.2),
     "kccm-long": (42_000, 2.9),
     "kccm-async-short": (4_000, 1.0),
+    "kccm-softirq-copying": (19_000, 3.7),
     "kccm": (5_000, 1.0),
     "tipc": (33_000, 3.6),
     "tipc-local": (24_000, 2.0),

@@ -203,7 +203,10 @@ def test_plan_has_what_is_asked_for() -> None:
     assert len(commands) == len(set(commands))
     seven = [point for point in calls.points if any(use.figure == "7" for use in point.uses)]
     assert {point.x for point in seven} == set(plan.SIZES)
-    assert {point.peer for point in seven} == {*plan.RIVALS, *plan.CLASSES, plan.ASYNC}
+    assert {point.peer for point in seven} == {
+        *(*plan.RIVALS, *plan.CLASSES),
+        *(plan.ASYNC, plan.COPYING),
+    }
     common = next(p for p in calls.points if p.command() == "call peer=kccm-short size=64")
     assert {use.figure for use in common.uses} == {"7", "8"}
     handlers = {dict(point.words).get("service_us", 0) for point in calls.points}
@@ -506,7 +509,7 @@ def a_figure_8(factors: dict[int, float]) -> Results:
 def test_which_class_to_choose() -> None:
     """Short for what is so short that long takes a tenth longer; if nothing is, that is said."""
     (told,) = crossings.choice(a_figure_8({0: 2.0, 1: 1.5, 10: 1.2, 100: 1.05}), "qemu-1")
-    assert "choose short rather than long for handlers of up to 10 µs" in told
+    assert "short is ahead of long by more than 10 % at most sizes for handlers of up to 10 µs" in told
     assert "3 of 3 at 0 µs" in told and "0 of 3 at 100 µs" in told
     (told,) = crossings.choice(a_figure_8({0: 1.09, 1: 0.9}), "qemu-1")
     assert "short is ahead of long by more than 10 % at few sizes only" in told

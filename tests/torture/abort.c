@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Resets a connection of this machine, wherever its two ends are at that
- * moment, as a reset of the other end's would. With TCP-AO nobody else can: a
- * reset that is not signed is not believed.
+ * moment: this end finds it aborted, the other one reset. With TCP-AO nobody
+ * else can: a reset that is not signed is not believed.
  */
 #include <linux/inet.h>
 #include <linux/rcupdate.h>

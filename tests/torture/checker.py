@@ -503,7 +503,7 @@ class Checker:
 
         self._count_delivery(deliveries, i)
         if deliveries.flags[i] & Flag.CONTEXT:
-            complain("context", "was run with softirqs disabled or not, as its class is not")
+            complain("context", "was run with softirqs disabled, or enabled, as its class must not be")
         if deliveries.flags[i] & Flag.MANGLED:
             complain("damaged", "makes no sense")
             return None

@@ -67,7 +67,7 @@ enum history_kind {
 #define HISTORY_ASTRAY		2	/* belongs elsewhere */
 #define HISTORY_STATUS		4	/* the status is not what was to come */
 #define HISTORY_CONTEXT		8	/* run as handlers of its class are not */
-/* And of RUN, with which nothing is wrong: in softirq context. */
+/* Not a fault, of RUN: the handler ran in softirq context. */
 #define HISTORY_SOFTIRQ		16
 
 struct history_record {

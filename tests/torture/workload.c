@@ -476,7 +476,7 @@ static void be_slow(unsigned int ms)
 /* What there is to be said of the context that a handler is run in. */
 static u8 context_of(u8 tag)
 {
-	/* Nobody else's may sleep there. */
+	/* Handlers of the other classes may sleep: softirqs are enabled there. */
 	u8 flags = !!in_softirq() == (tag == FUNC_SOFTIRQ) ? 0 : HISTORY_CONTEXT;
 
 	return in_serving_softirq() ? flags | HISTORY_SOFTIRQ : flags;
