@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -101,11 +102,14 @@ def measure(
     What the guest has measured when it dies is kept. When it hangs, it is booted again for the
     phases that it has not measured, without what it has hung with.
     """
-    todo = plan.phases(arguments.figures, arguments.peers)
+    figures = arguments.figures
+    if environment.counted:
+        figures = [figure for figure in figures if figure in plan.COUNTED_FIGURES]
+    todo = plan.phases(figures, arguments.peers)
     if environment.nodes_of_their_own:
         todo = instances.phases(todo)
-        if not todo:
-            return
+    if not todo:
+        return
     for _ in range(_MOST_BOOTS):
         done = _measure(environment, todo, arguments, report)
         yield done
@@ -220,6 +224,12 @@ def _measure_phases(
         done.phases.append(phase.name)
 
 
+@functools.cache
+def _load_before() -> float:
+    """What the machine had to do when it was asked first: later the benchmark is a part of it."""
+    return os.getloadavg()[0]
+
+
 class _Measured:
     """What came of one environment."""
 
@@ -228,7 +238,7 @@ class _Measured:
         self.env = env
         self.name = f"{env} {now:%Y-%m-%dT%H:%M:%S.%fZ}"
         self.date = f"{now:%Y-%m-%d}"
-        self.load = os.getloadavg()[0]
+        self.load = _load_before()
         self.kernel = self.host = self.error = ""
         self.seconds = 0.0
         self.hung = ""

@@ -257,9 +257,16 @@ def _scale(results: Results, env: str) -> list[str]:
         for x in _xs(results.of(env, "scale"))
     ]
     lines = (_grows(metric, results.of(env, "scale", metric=metric)) for metric in metrics)
-    note = (
-        "Idle CPU is what the processors do more than before there were nodes, where that can be "
-        "told; else 0."
+    if ENVIRONMENTS[env].nodes_of_their_own:
+        note = (
+            "Connect is the time from when all are told to load KCCM until all are connected, with "
+            "loading; memory of a node is with the code of the module. "
+        )
+    else:
+        note = "Connect is the time from the start of the first node until all are connected. "
+    note += (
+        "Memory is beside the buffers of sockets, of connections that have carried nothing yet. Idle CPU "
+        "is the time that all nodes together take of a processor, where that is more than without them."
     )
     told = "\n".join(f"- {line}" for line in lines if line)
     return [table([ENVIRONMENTS[env].scale, *metrics], rows), note, told]

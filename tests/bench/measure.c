@@ -107,6 +107,7 @@ struct worker {
 	struct completion *begin;
 	bool stop;
 	u64 done;
+	u64 before;		/* progress() when it was made */
 	/* Of calls, while @recording: a ring of @room samples. */
 	bool recording;
 	u64 *times;
@@ -174,6 +175,7 @@ static int make_workers(struct worker *workers, unsigned int count,
 	}
 	for (i = 0; i < count; i++) {
 		workers[i].begin = begin;
+		workers[i].before = progress(&workers[i], 1);
 		thread = bench_thread(use == BENCH_STREAM ? send_on : call_on,
 				      &workers[i], "worker");
 		if (IS_ERR(thread))
@@ -218,7 +220,7 @@ static int await_progress(const struct worker *workers, unsigned int count)
 	unsigned int i, tries = 0;
 
 	for (i = 0; i < count; i++) {
-		while (!progress(&workers[i], 1)) {
+		while (progress(&workers[i], 1) == workers[i].before) {
 			if (READ_ONCE(workers[i].error) || ++tries == 20000)
 				return -ETIMEDOUT;
 			usleep_range(500, 1000);

@@ -13,7 +13,7 @@
 #include "bench.h"
 
 /* With fewer nodes the kernel's own use of memory is more than theirs. */
-#define FEWEST_FOR_MEMORY	8
+#define FEWEST_FOR_MEMORY	32
 #define IDLE_MS			1000
 #define IDLE_LOOKS		3
 
@@ -48,17 +48,18 @@ static u64 idle_ppm(void)
 	return looks[IDLE_LOOKS / 2];
 }
 
-static s64 memory_alone(unsigned int count)
+/* What so many nodes take that are not connected goes to @used. */
+static int memory_alone(unsigned int count, s64 *used)
 {
 	struct kccm_bench_nodes *nodes;
-	s64 before = memory_used(), used;
+	s64 before = memory_used();
 
 	nodes = kccm_bench_alone(count);
 	if (IS_ERR(nodes))
 		return PTR_ERR(nodes);
-	used = memory_used() - before;
+	*used = memory_used() - before;
 	kccm_bench_stop(nodes);
-	return max(used, 0);
+	return 0;
 }
 
 int bench_scale(const struct bench_request *rq, struct bench_answer *answer)
@@ -67,12 +68,13 @@ int bench_scale(const struct bench_request *rq, struct bench_answer *answer)
 	u64 begin, ns, before_ppm, after_ppm;
 	struct kccm_bench_nodes *nodes;
 	s64 before, used, alone;
+	int ret;
 
 	if (count < 2)
 		return -EINVAL;
-	alone = memory_alone(count);
-	if (alone < 0)
-		return alone;
+	ret = memory_alone(count, &alone);
+	if (ret)
+		return ret;
 	before_ppm = idle_ppm();
 	before = memory_used();
 	begin = ktime_get_ns();
@@ -86,7 +88,7 @@ int bench_scale(const struct bench_request *rq, struct bench_answer *answer)
 	bench_say(answer, "connect_ms=%llu.%03llu",
 		  div_u64(ns, NSEC_PER_MSEC),
 		  div_u64(ns % NSEC_PER_MSEC, NSEC_PER_USEC));
-	if (count >= FEWEST_FOR_MEMORY)
+	if (count >= FEWEST_FOR_MEMORY && alone >= 0 && used >= alone)
 		bench_say(answer, " bytes_per_node=%lld bytes_per_conn=%lld",
 			  div_s64(alone, count), div_s64(used - alone, conns));
 	/* More than without them; 0 where that was more, which it can be by chance. */
