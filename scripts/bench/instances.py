@@ -7,16 +7,17 @@ kernel. They mean the same, but for what each kernel has of its own:
 
 ``connect_ms``      from when all are told to load KCCM to when the last says that all its peers
                     are up, by the clock of this machine: with loading
-``bytes_per_node``  what a kernel has less of while its node is a cluster by itself, with the code of
-                    the module
+``bytes_per_node``  what a kernel has less of while its node is a cluster by itself, with the code
+                    of the module
 ``bytes_connected`` what it has less of when its node is connected to all others
 ``bytes_per_conn``  by how much that is more, for a connection, which has an end in two kernels
 ``idle_cpu_ppm``    the time on this machine's processors that all guests have together while
                     nothing is asked of them, less what they have without KCCM; the switch is not
                     counted
 
-Memory is without what sockets have in their buffers, and the median of some guests. What they take
-without KCCM is looked at before the first round, memory in each.
+Memory is without what sockets have in their buffers. It is looked at in the round that warms up,
+when KCCM is loaded for the first time: of what is freed, a kernel keeps some for the next time,
+when it would not be seen. Each round tells of other guests: of their median.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,16 +45,17 @@ MEMORY_MB = 64
 SECONDS = 150.0
 # With fewer nodes, what else a kernel does with its memory is more than connections take.
 FEWEST_FOR_MEMORY = 8
-# Memory is looked at in so many guests: all alike, they take time from one another.
-SOME = 8
+# Each round tells of the memory of another part of the guests.
+PARTS = 8
 # So long what was asked before may have to settle.
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 0.3
 # A kernel gives back what was needed only to load a module after so long.
 ALONE_US = 200_000
 # Twice the time between two signs of life, which idle connections send.
 IDLE_SECONDS = 2 * DEAD_MS / 4 / 1000
-# So often in a second all guests together look whether they are connected.
-LOOKS = 1000
+# So long, for each pair of nodes, a guest waits until it looks again whether it is connected: then
+# it looks some twenty times, however many nodes there are. A look takes it 0.3 ms.
+LOOK_SECONDS = 40e-6
 
 # A command takes no longer than this, unless something is wrong.
 MOST_SECONDS = 60.0
@@ -61,10 +63,6 @@ MOST_SECONDS = 60.0
 # The pipe by which a guest is told to load KCCM.
 GO = "/run/go"
 
-# What a neighbour says of itself is believed.
-_PREPARE = f"""echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
-mkfifo {GO}
-"""
 # Prints how many KiB a kernel does not have for itself. What can be had again is let go of before,
 # and what lies on the lists of a processor is free.
 _MEMORY = """echo 3 >/proc/sys/vm/drop_caches
@@ -73,10 +71,16 @@ awk '/^(MemFree|Buffers|Cached|AnonPages|PageTables):/ { kib += $2 }
 /^TCP:/ { kib += 4 * $NF }
 END { print kib }' /proc/meminfo /proc/zoneinfo /proc/net/sockstat
 """
-# The same, while all peers are up.
-_MEMORY_UP = f"""if cat {SYSFS}/peers/*/state | grep -qvx up; then
+# As Machine.quiet_console(); and what a neighbour says of itself is believed.
+_PREPARE = f"""echo 5 >/proc/sys/kernel/printk
+echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
+mkfifo {GO}
+{{ {_MEMORY} }} >/dev/null
+"""
+# Fails if a peer is not up any more.
+_ALL_UP = f"""if cat {SYSFS}/peers/*/state | grep -qvx up; then
 echo 'a peer was lost while nothing was asked of it'; exit 1; fi
-{_MEMORY}"""
+"""
 
 
 def phases(todo: Collection[Phase]) -> list[Phase]:
@@ -90,8 +94,10 @@ def phases(todo: Collection[Phase]) -> list[Phase]:
 
 
 def flavour() -> Flavour:
-    """The kernel of the guests; raises HarnessError if there is none."""
-    return settings.flavour("uml")
+    """The kernel of the guests, and KCCM for it; raises HarnessError if there is none."""
+    found = settings.flavour("uml")
+    found.module("kccm")
+    return found
 
 
 @contextmanager
@@ -103,23 +109,25 @@ def opened(nodes: int) -> Iterator[Cluster]:
     with Cluster(
         nodes, name="bench-uml-nodes", flavour=kernel, modules=modules, memory_mb=MEMORY_MB
     ) as cluster:
-        prepare(cluster)
         try:
-            with ExitStack() as stack:
-                for machine in cluster:
-                    stack.enter_context(machine.quiet_console())
+            with prepared(cluster):
                 yield cluster
         finally:
             # A fault is what to tell, whatever has come of it.
             cluster.assert_clean()
 
 
-def prepare(cluster: Cluster) -> None:
-    """Have the guests ready for what they will be asked."""
+@contextmanager
+def prepared(cluster: Cluster) -> Iterator[None]:
+    """The guests are ready for what Instances asks of them, and say little on their consoles."""
     cluster.run_all(_PREPARE)
     # Each tells all others where it is. When all ask for all others at once, they have to answer
     # thousands of questions, as a broadcast goes to all.
     cluster.run_all({n: f"arping -q -U -c 1 -I eth0 {address(n)}" for n in range(len(cluster))})
+    try:
+        yield
+    finally:
+        cluster.run_all("echo 7 >/proc/sys/kernel/printk")
 
 
 class TooMany(HarnessError):
@@ -151,10 +159,12 @@ class Instances:
         self._cluster = cluster
         self._nodes = range(len(cluster))
         self._rounds = rounds
-        self._some = self._nodes[:: max(1, len(cluster) // SOME)]
         self._pool = ThreadPoolExecutor(len(cluster))
-        self._without: float | None = None
         self._asked = 0
+        # What the guests take without KCCM, and what each has of its memory without KCCM, with a
+        # node by itself, and with one that is connected.
+        self._without = 0.0
+        self._free: list[list[int]] = []
 
     def start(self, peer: str) -> None:
         """There is nothing to be set up."""
@@ -165,37 +175,42 @@ class Instances:
         return [self._answer() for _ in commands]
 
     def _answer(self) -> Answer:
+        first = not self._asked
+        self._asked += 1
         try:
-            if self._without is None:
+            if first:
                 self._without = self._idle_ppm()
+                self._free = self._ask(self._nodes, self._alone)
             began = time.monotonic()
-            words = self._scale(self._without)
+            words = self._scale(first)
         except HarnessError as error:
             return Answer(1, first_line(error))
         took = time.monotonic() - began
-        self._asked += 1
-        if self._asked == 1 and self._rounds * took > SECONDS:
-            return Answer(1, f"there is no time for {self._rounds} rounds of {took:.0f} s each")
+        if first and self._rounds * took > SECONDS:
+            return Answer(1, f"there is no time for {self._rounds} rounds of {took:.0f} s")
         return Answer(0, " ".join(f"{name}={value:.3f}" for name, value in words.items()))
 
-    def _scale(self, without: float) -> dict[str, float]:
-        """One round; in the end KCCM is loaded nowhere. ``without``: what the guests do without it."""
-        nodes = len(self._cluster)
-        before, with_alone = zip(*self._ask(self._some, self._alone))
+    def _scale(self, first: bool) -> dict[str, float]:
+        """One round; in the end KCCM is loaded nowhere."""
         took = self._connect()
-        cpu = self._idle_ppm()
-        (connected,) = zip(*self._ask(self._some, lambda node: _MEMORY_UP))
+        ppm = self._idle_ppm() - self._without
+        if first:
+            connected = self._ask(self._nodes, lambda node: _ALL_UP + _MEMORY)
+            self._free = [[*free, *more] for free, more in zip(self._free, connected)]
+        else:
+            self._ask(self._nodes[::PARTS], lambda node: _ALL_UP)
         self._ask(self._nodes, lambda node: "rmmod kccm")
-        alone = _bytes_between(before, with_alone)
-        of_all = _bytes_between(before, connected)
-        words = {
-            "connect_ms": 1000 * took,
-            "bytes_per_node": alone,
-            "bytes_connected": of_all,
-            "idle_cpu_ppm": max(cpu - without, 0.0),
-        }
+        return {"connect_ms": 1000 * took, "idle_cpu_ppm": max(ppm, 0.0), **self._memory()}
+
+    def _memory(self) -> dict[str, float]:
+        """What has been taken of the memory of this round's part of the guests."""
+        nodes = len(self._nodes)
+        part = self._free[self._asked % min(nodes, PARTS) :: PARTS]
+        alone = 1024 * statistics.median(without - by_itself for without, by_itself, _ in part)
+        in_all = 1024 * statistics.median(without - connected for without, _, connected in part)
+        words = {"bytes_per_node": max(alone, 0), "bytes_connected": max(in_all, 0)}
         if nodes >= FEWEST_FOR_MEMORY:
-            words["bytes_per_conn"] = max(2 * (of_all - alone) / (nodes - 1), 0.0)
+            words["bytes_per_conn"] = max(2 * (in_all - alone) / (nodes - 1), 0)
         return words
 
     def _alone(self, node: int) -> str:
@@ -219,12 +234,12 @@ class Instances:
 
     def _joining(self, node: int) -> str:
         """Loads KCCM when told to, and ends when all peers are up: one by one, as they stay so."""
-        # Other ways to wait make a process, which takes ten times as long as to look.
-        pause = f"read -r -t {len(self._cluster) / LOOKS:.3f} go <&5"
+        # Other ways to wait make a process, which takes longer than all looks.
+        pause = f"read -r -t {max(LOOK_SECONDS * len(self._nodes) ** 2, 0.001):.3f} go <&5"
         return (
             f"exec 5<>{GO}; read -r go <&5\n"
             f"{insmod('kccm')} {self._cluster.parameters(node)} && cd {SYSFS}/peers || exit\n"
-            f'for peer in *; do until read -r s <$peer/state && [ "$s" = up ]; do\n'
+            f'for peer in *; do until read -r -n 2 s <$peer/state && [ "$s" = up ]; do\n'
             f"{pause}; done; done; true"
         )
 
@@ -261,12 +276,6 @@ def _numbers(jobs: dict[int, Job]) -> list[list[int]]:
             raise HarnessError(f"node {node}: {' '.join(words)[-200:]}")
         found.append([int(word) for word in words])
     return found
-
-
-def _bytes_between(before: Sequence[int], after: Sequence[int]) -> float:
-    """What the kernels have taken, by what was free before and is after; never less than none."""
-    taken = statistics.median(b - a for b, a in zip(before, after))
-    return max(1024.0 * taken, 0.0)
 
 
 def cpu_ns(groups: Collection[int | None]) -> dict[int, int]:

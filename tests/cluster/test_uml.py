@@ -73,8 +73,8 @@ def test_runs_kccm(make_cluster: ClusterFactory, uml: Flavour, cpus: int) -> Non
 def test_measured_as_a_cluster(make_cluster: ClusterFactory, uml: Flavour) -> None:
     """What the benchmark asks of guests with a node each, in one round."""
     cluster = make_cluster(2, load=False, flavour=uml, memory_mb=instances.MEMORY_MB)
-    instances.prepare(cluster)
-    (answer,) = instances.Instances(cluster, 1).ask(["scale nodes=2"])
+    with instances.prepared(cluster):
+        (answer,) = instances.Instances(cluster, 1).ask(["scale nodes=2"])
     words = answer.words()
     assert 1 < words["connect_ms"] < 1000 * instances.MOST_SECONDS
     # No less than the module's code.

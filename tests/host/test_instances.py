@@ -89,7 +89,8 @@ class FakeNode:
         return Result(0, "\n".join(out))
 
     def _taken(self) -> int:
-        return (ALONE + END * (self.members - 1)) if self.members else 0
+        others = END * (self.members - 1)
+        return ALONE + others + self._number % instances.PARTS if self.members else 0
 
 
 class FakeCluster(list[FakeNode]):
@@ -158,16 +159,16 @@ def run(folder: Path, *words: str) -> int:
 def test_words_of_a_round(
     clusters: dict[int, FakeCluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What scale.c says of nodes in one kernel: each is told at once, and the last one counts."""
+    """What scale.c says of nodes in one kernel: the last one counts, each tells of its memory."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[8].cpu_ns)
     guests = Instances(clusters[8], 1)  # type: ignore[arg-type]
-    for answer in guests.ask(["scale nodes=8"] * 2):
+    for number, answer in enumerate(guests.ask(["scale nodes=8"] * 4), start=1):
         words = answer.words()
         assert 30 <= words.pop("connect_ms") < 5000
         assert words.pop("idle_cpu_ppm") == pytest.approx(8 * (LOADED_PPM - QUIET_PPM), rel=0.2)
         assert words == {
-            "bytes_per_node": ALONE * KIB,
-            "bytes_connected": (ALONE + 7 * END) * KIB,
+            "bytes_per_node": (ALONE + number) * KIB,
+            "bytes_connected": (ALONE + number + 7 * END) * KIB,
             "bytes_per_conn": 2 * END * KIB,
         }
     assert all(node.members == 0 for node in clusters[8])
@@ -179,7 +180,7 @@ def test_memory_of_few_connections(
     """It cannot be told from what a kernel does besides."""
     monkeypatch.setattr(instances, "cpu_ns", clusters[2].cpu_ns)
     words = Instances(clusters[2], 1).ask(["scale"])[0].words()  # type: ignore[arg-type]
-    assert "bytes_per_conn" not in words and words["bytes_per_node"] == ALONE * KIB
+    assert "bytes_per_conn" not in words and words["bytes_per_node"] == (ALONE + 1) * KIB
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_what_cannot_be_measured_is_left_out(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A command that fails, or too many guests, do not keep the rest from being measured."""
+    """A guest that dies, or too many guests, do not keep the rest from being measured."""
     clusters[8] = FakeCluster(8, GuestDied("node7: the guest has ended"))
     clusters[64] = instances.TooMany("64 guests do not fit")
     assert run(tmp_path) == 0
