@@ -413,7 +413,7 @@ struct Pace {
     last: u64,
     /// The number of the last one that had been received then.
     received: u64,
-    /// How many have come one right after the other.
+    /// How many have come one right after the other, at most twice [`Self::STREAK`].
     streak: u32,
     /// What is left to others at present, bytes; 0 if nothing is.
     left: usize,
@@ -422,7 +422,8 @@ struct Pace {
 impl Pace {
     /// Frames follow right after one another if no more than this is between them, nanoseconds.
     const GAP: u64 = 100_000;
-    /// So many of those are sent one by one, before it is believed that more follow.
+    /// So many of those are sent one by one, before it is believed that more follow. A pause takes
+    /// as many away: after one in a long flow, as when its sender was preempted, it still is believed.
     const STREAK: u32 = 16;
     /// What is worth sending by itself, bytes.
     const WORTH: usize = 16 << 10;
@@ -445,11 +446,16 @@ impl Pace {
         self.last = now;
         self.received = received;
         self.streak = if follows {
-            self.streak.saturating_add(1)
+            (self.streak + 1).min(2 * Self::STREAK)
         } else {
-            0
+            self.streak.saturating_sub(Self::STREAK)
         };
         self.streak > Self::STREAK && self.left + len < Self::WORTH
+    }
+
+    /// What was left has been sent. Whoever left it may have had to stop for that: it was no pause of his.
+    fn caught_up(&mut self, now: u64) {
+        self.last = now;
     }
 }
 
@@ -1097,6 +1103,8 @@ impl Tx {
 /// Somebody who is sending.
 struct Sending<'a> {
     via: Via<'a>,
+    /// Something had been left to be sent with what comes next.
+    was_left: bool,
     batch: Batch,
     conn: Option<Arc<Conn>>,
     change: u64,
@@ -1137,10 +1145,11 @@ impl<'a> Sending<'a> {
         let Some(conn) = queue.conn.clone() else {
             return Err(Drained::Done);
         };
-        queue.pace.left = 0;
+        let was_left = core::mem::take(&mut queue.pace.left) > 0;
         queue.busy = true;
         Ok(Self {
             via,
+            was_left,
             batch: core::mem::replace(&mut queue.unsent, Batch::new()),
             conn: Some(conn),
             change: queue.change,
@@ -1220,6 +1229,9 @@ impl<'a> Sending<'a> {
             }
         };
         queue.busy = false;
+        if self.was_left {
+            queue.pace.caught_up(clock::nanos());
+        }
         core::mem::swap(&mut queue.headers, &mut self.headers);
         if queue.ending.is_some() && !self.is_upcall() {
             self.ended = queue.detach(&mut self.gone);
@@ -1303,6 +1315,33 @@ mod tests {
         let mut pace = quick();
         assert!(!pace.can_leave(HEADER_LEN, 0, NOW + Pace::GAP + 1));
         assert!(!pace.can_leave(HEADER_LEN, 0, NOW + Pace::GAP + 2));
+    }
+
+    #[test]
+    fn a_pause_does_not_end_a_long_flow() {
+        let mut pace = quick();
+        for i in 1..=u64::from(Pace::STREAK) {
+            assert!(pace.can_leave(HEADER_LEN, 0, NOW + i));
+        }
+        // The first one after it is sent, the next is left.
+        let after = NOW + 1000 * Pace::GAP;
+        assert!(!pace.can_leave(HEADER_LEN, 0, after));
+        assert!(pace.can_leave(HEADER_LEN, 0, after + 1));
+        // Another one right after that does.
+        let after = after + 1000 * Pace::GAP;
+        for i in 0..u64::from(Pace::STREAK) {
+            assert!(!pace.can_leave(HEADER_LEN, 0, after + i));
+        }
+        assert!(pace.can_leave(HEADER_LEN, 0, after + u64::from(Pace::STREAK)));
+    }
+
+    #[test]
+    fn who_had_to_stop_has_not_paused() {
+        let mut pace = quick();
+        assert!(pace.can_leave(HEADER_LEN, 0, NOW + 1));
+        pace.caught_up(NOW + 1000 * Pace::GAP);
+        assert!(pace.can_leave(HEADER_LEN, 0, NOW + 1001 * Pace::GAP));
+        assert!(!pace.can_leave(HEADER_LEN, 0, NOW + 1003 * Pace::GAP));
     }
 
     #[test]
