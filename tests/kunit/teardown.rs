@@ -316,13 +316,13 @@ mod tests {
         }
         latch.wait_held(1)?;
         eventually(|| node.endpoint.waiting().1 == 2)?;
-        // Its handlers and this test hold the node; the last of them lets it go.
-        drop(node);
         let result = stop_promptly(&mut cluster, 1);
         for job in jobs {
             check_eq!(job.join()?, Some(EHOSTDOWN));
         }
         latch.open();
+        // The node holds it, and it holds the node.
+        node.unregister(LONG)?;
         result
     }
 
