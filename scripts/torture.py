@@ -129,13 +129,11 @@ class Run:
         self.folder = cluster.folder
         self.log = Log(self.folder / "log.txt")
         self.wrong: list[str] = []
-        # Kinds of faults that this run cannot have, and why.
-        self.impossible: dict[str, str] = {}
         # When all had come to rest, see Tormentor.keys().
         self.keys: dict[str, list[int]] = {}
         self.historian = Historian(self.folder, len(cluster), RING_BYTES)
         pause_us = round(scaled(arguments.pause_us))
-        settings = Settings(arguments.seed, pause_us, parameters(), arguments.signed)
+        settings = Settings(arguments.seed, pause_us, parameters(), arguments.unsigned)
         self.tormentor = Tormentor(cluster, self.historian, settings, self.log.say)
         self.schedule = schedule.make(
             arguments.seed,
@@ -170,17 +168,18 @@ class Run:
         self.log.say(
             f"seed {arguments.seed}: {arguments.nodes} nodes on the {self.cluster.flavour.name} "
             f"kernel for {arguments.duration:g} s, {len(self.schedule)} faults planned, "
-            f"{'signed' if arguments.signed else 'not signed'}"
+            f"{'not signed' if arguments.unsigned else 'signed'}"
         )
         self.tormentor.boot()
         self.cluster.switch.seed(arguments.seed)
-        if "starve" in arguments.kinds and not self.tormentor.can_starve():
-            self.impossible["starve"] = "this kernel has no failslab, or no fail_page_alloc"
-        if "rekey" in arguments.kinds and not arguments.signed:
-            self.impossible["rekey"] = arguments.cannot_sign or "this run is not signed"
-        for kind, why in self.impossible.items():
+        for kind, why in self._impossible().items():
             self.log.say(f"left out: {kind} ({why})")
         self.log.say("all nodes are connected")
+
+    def _impossible(self) -> dict[str, str]:
+        """Kinds of faults that are wanted but not to be had, and why."""
+        wanted, there = self.arguments.kinds, self.tormentor.impossible
+        return {kind: why for kind, why in there.items() if kind in wanted}
 
     def _settle(self) -> None:
         """Heal everything, and wait until all is delivered."""
@@ -240,7 +239,8 @@ class Run:
         _table(self.log, "faults", _sorted(done.faults))
         _table(self.log, "without effect (nobody there, or not connected)", _sorted(done.missed))
         _table(self.log, "left out (no time)", _sorted(done.late))
-        _table(self.log, "left out (impossible here)", _sorted(done.impossible))
+        impossible = {kind: self._planned()[kind] for kind in self._impossible()}
+        _table(self.log, "left out (impossible here)", _sorted(impossible))
         _table(self.log, "resets", {"in the middle of a frame": done.half_frames})
         _table(self.log, "allocations that failed", _sorted(done.starved))
         _table(self.log, "frames", events)
@@ -254,6 +254,9 @@ class Run:
         plain(f"everything is in {self.folder}")
         plain("every promise kept" if good else "NOT as promised")
 
+    def _planned(self) -> Counter[str]:
+        return Counter(fault.kind for fault in self.schedule)
+
     def _numbers(self) -> dict[str, object]:
         """What was to be done, and what was."""
         arguments, done = self.arguments, self.tormentor.done
@@ -261,10 +264,10 @@ class Run:
             "seed": arguments.seed,
             "nodes": arguments.nodes,
             "seconds": arguments.duration,
-            "signed": arguments.signed,
+            "signed": not arguments.unsigned,
             "kernel": self.cluster.flavour.name,
-            "planned": Counter(fault.kind for fault in self.schedule),
-            "impossible": self.impossible,
+            "planned": self._planned(),
+            "impossible": self._impossible(),
             "done": done.faults,
             "missed": done.missed,
             "late": done.late,
@@ -337,9 +340,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     folder: Path = arguments.folder
     try:
-        arguments.cannot_sign = cannot_sign()
-        arguments.signed = arguments.signed and not arguments.cannot_sign
-        tools = ("keyctl",) if arguments.signed else ()
+        not_wanted = "" if arguments.signed else "this run is not signed"
+        arguments.unsigned = cannot_sign() or not_wanted
+        tools = () if arguments.unsigned else ("keyctl",)
         cluster = Cluster(
             arguments.nodes, name=folder.name, parent=folder.parent, shared=SHARED, tools=tools
         )

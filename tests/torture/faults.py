@@ -61,7 +61,13 @@ class Settings:
     seed: int
     pause_us: int
     kccm: dict[str, Any]
-    signed: bool
+    # Why the nodes do not sign what they send; empty if they do.
+    unsigned: str
+
+    @property
+    def signed(self) -> bool:
+        """Whether the nodes sign what they send."""
+        return not self.unsigned
 
 
 @dataclass
@@ -73,8 +79,6 @@ class Done:
     late: Counter[str] = field(default_factory=Counter)
     # The node was not there, or nothing came of it.
     missed: Counter[str] = field(default_factory=Counter)
-    # It cannot be done in this run.
-    impossible: Counter[str] = field(default_factory=Counter)
     # Of the resets, those in the middle of a frame; allocations that have failed.
     half_frames: int = 0
     starved: Counter[str] = field(default_factory=Counter)
@@ -97,7 +101,8 @@ class Tormentor:
         self._abort = threading.Event()
         self._errors: list[Exception] = []
         self._links = _Links(cluster)
-        self._starving = False
+        # Kinds of faults that cannot be had in this run, and why.
+        self.impossible: dict[str, str] = {}
         self._counting = threading.Lock()
         # The numbers of the keys that a node has to have.
         self._keys = [1]
@@ -110,12 +115,15 @@ class Tormentor:
         for node in range(len(self._cluster)):
             self._share(node)
         self._cluster.boot()
-        self._starving = self.can_starve()
+        if not self._can_starve():
+            self.impossible["starve"] = "this kernel has no failslab, or no fail_page_alloc"
+        if not self._settings.signed:
+            self.impossible["rekey"] = self._settings.unsigned
         for node in range(len(self._cluster)):
             self.load(node)
         self._cluster.wait_connected()
 
-    def can_starve(self) -> bool:
+    def _can_starve(self) -> bool:
         """Whether the kernel can have allocations fail."""
         there = " && ".join(f"[ -d {injector} ]" for injector in _INJECTORS)
         return self._cluster[0].run(there, check=False).rc == 0
@@ -188,8 +196,7 @@ class Tormentor:
             self._sleep_until(fault.at)
             if self._abort.is_set():
                 return
-            if fault.kind == "starve" and not self._starving:
-                self._count(self.done.impossible, fault)
+            if fault.kind in self.impossible:
                 continue
             if self.elapsed() + fault.lasts > duration + 1 and self.done.faults[fault.kind]:
                 self._count(self.done.late, fault)
@@ -265,7 +272,7 @@ class Tormentor:
 
     def _starve(self, node: int, seconds: float) -> str | None:
         """Only KCCM's threads, and those that use it: the guest's own commands have to go on."""
-        failed = self._cluster[node].run(_starving(seconds), seconds + 30.0).out.split()
+        failed = self._cluster[node].run(_starve_command(seconds), seconds + 30.0).out.split()
         if len(failed) != len(_INJECTORS):
             raise GuestError(f"node {node}: cannot say what has failed: {' '.join(failed)}")
         counts = {
@@ -351,11 +358,11 @@ class Tormentor:
         self._tell(fault)
         break_it = self._reset_from_inside if self._settings.signed else self._reset_by_forgery
         until = fault.at + scaled(_PATIENCE_SECONDS)
-        broken = break_it(*fault.links[0], until)
-        while not broken and not self._abort.is_set() and self.elapsed() < until:
+        while (broken := break_it(*fault.links[0], until)) is None:
             self._pause(_RETRY_SECONDS)
-            broken = break_it(*fault.links[0], until)
-        if not broken:
+            if self._abort.is_set() or self.elapsed() >= until:
+                break
+        if broken is None:
             self._left_out(fault, "no connection that was in use could be reset in time")
             return
         a, b = fault.links[0]
@@ -411,8 +418,7 @@ class Tormentor:
             self._sleep_until(fault.at)
             if self._abort.is_set():
                 return
-            if not self._settings.signed:
-                self._count(self.done.impossible, fault)
+            if fault.kind in self.impossible:
                 continue
             if self.elapsed() > duration and self.done.faults[fault.kind]:
                 self._count(self.done.late, fault)
@@ -480,7 +486,7 @@ class Tormentor:
         self._cluster.run_all(_UNLOAD, _UNLOAD_SECONDS)
 
 
-def _starving(seconds: float) -> str:
+def _starve_command(seconds: float) -> str:
     """A command that has allocations fail for so long; it says how many each injector left to fail.
 
     Threads are looked for again and again, for new ones are made: an injector
