@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import plan
-from .plan import CLASSES, LONG, PEERS, SHORT, SOFTIRQ
+from .plan import CLASSES, LONG, SHORT, SOFTIRQ
 from .ratios import ratio
 from .records import Record, Results
 
@@ -91,7 +91,7 @@ def lines(results: Results, env: str) -> list[str]:
 
 
 def _told(first: str, second: str, a: Sequence[Record], b: Sequence[Record]) -> str:
-    one, other = (PEERS[peer].removeprefix("KCCM ") for peer in (first, second))
+    one, other = map(plan.short_name, (first, second))
     found = between(a, b)
     if found:
         words = ("faster" if at.faster else "slower" for at in found)
@@ -136,7 +136,7 @@ def choice(results: Results, env: str) -> list[str]:
 
 
 def _chosen(first: str, second: str, leads: Sequence[tuple[int, int, int]]) -> str:
-    one, other = (PEERS[peer].removeprefix("KCCM ") for peer in (first, second))
+    one, other = map(plan.short_name, (first, second))
     sizes = ", ".join(f"{count} of {total} at {us} µs" for us, count, total in leads)
     worth = [us for us, _, _ in itertools.takewhile(lambda lead: 2 * lead[1] > lead[2], leads)]
     if not worth:

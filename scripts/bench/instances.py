@@ -26,7 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ MEMORY_MB = 64
 SECONDS = 150.0
 # With fewer nodes, what else a kernel does with its memory is more than connections take.
 FEWEST_FOR_MEMORY = 8
-# Each round tells of the memory of another part of the guests.
+# Memory is looked at in one part of the guests after the other, and each round tells of another.
 PARTS = 8
 # So long what was asked before may have to settle.
 SETTLE_SECONDS = 0.3
@@ -71,15 +71,14 @@ awk '/^(MemFree|Buffers|Cached|AnonPages|PageTables):/ { kib += $2 }
 /^TCP:/ { kib += 4 * $NF }
 END { print kib }' /proc/meminfo /proc/zoneinfo /proc/net/sockstat
 """
-# As Machine.quiet_console(); and what a neighbour says of itself is believed.
-_PREPARE = f"""echo 5 >/proc/sys/kernel/printk
-echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
+# What a neighbour says of itself is believed.
+_PREPARE = f"""echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_accept
 mkfifo {GO}
 {{ {_MEMORY} }} >/dev/null
 """
 # Fails if a peer is not up any more.
-_ALL_UP = f"""if cat {SYSFS}/peers/*/state | grep -qvx up; then
-echo 'a peer was lost while nothing was asked of it'; exit 1; fi
+_ALL_UP = f"""for peer in {SYSFS}/peers/*; do read -r -n 2 s <$peer/state; [ "$s" = up ] || {{
+echo "node ${{peer##*/}} was lost while nothing was asked of it"; exit 1; }}; done
 """
 
 
@@ -120,14 +119,14 @@ def opened(nodes: int) -> Iterator[Cluster]:
 @contextmanager
 def prepared(cluster: Cluster) -> Iterator[None]:
     """The guests are ready for what Instances asks of them, and say little on their consoles."""
-    cluster.run_all(_PREPARE)
-    # Each tells all others where it is. When all ask for all others at once, they have to answer
-    # thousands of questions, as a broadcast goes to all.
-    cluster.run_all({n: f"arping -q -U -c 1 -I eth0 {address(n)}" for n in range(len(cluster))})
-    try:
+    with ExitStack() as quiet:
+        for machine in cluster:
+            quiet.enter_context(machine.quiet_console())
+        cluster.run_all(_PREPARE)
+        # Each tells all others where it is. When all ask for all others at once, they have to answer
+        # thousands of questions, as a broadcast goes to all.
+        cluster.run_all({n: f"arping -q -U -c 1 -I eth0 {address(n)}" for n in range(len(cluster))})
         yield
-    finally:
-        cluster.run_all("echo 7 >/proc/sys/kernel/printk")
 
 
 class TooMany(HarnessError):
@@ -180,7 +179,7 @@ class Instances:
         try:
             if first:
                 self._without = self._idle_ppm()
-                self._free = self._ask(self._nodes, self._alone)
+                self._free = self._in_parts(self._alone)
             began = time.monotonic()
             words = self._scale(first)
         except HarnessError as error:
@@ -194,11 +193,10 @@ class Instances:
         """One round; in the end KCCM is loaded nowhere."""
         took = self._connect()
         ppm = self._idle_ppm() - self._without
+        self._ask(self._nodes[::PARTS], lambda node: _ALL_UP)
         if first:
-            connected = self._ask(self._nodes, lambda node: _ALL_UP + _MEMORY)
+            connected = self._in_parts(lambda node: _MEMORY)
             self._free = [[*free, *more] for free, more in zip(self._free, connected)]
-        else:
-            self._ask(self._nodes[::PARTS], lambda node: _ALL_UP)
         self._ask(self._nodes, lambda node: "rmmod kccm")
         return {"connect_ms": 1000 * took, "idle_cpu_ppm": max(ppm, 0.0), **self._memory()}
 
@@ -246,6 +244,17 @@ class Instances:
     def _ask(self, nodes: range, command: Callable[[int], str]) -> list[list[int]]:
         """Run a command in these guests side by side; the numbers that they print."""
         return _numbers(self._spawn(nodes, command))
+
+    def _in_parts(self, command: Callable[[int], str]) -> list[list[int]]:
+        """Run a command in all guests, in one part of them after the other.
+
+        Were all at work at once, they would hardly get to tell one another that they live.
+        """
+        found: dict[int, list[int]] = {}
+        for part in range(PARTS):
+            nodes = self._nodes[part::PARTS]
+            found.update(zip(nodes, self._ask(nodes, command)))
+        return [found[node] for node in self._nodes]
 
     def _spawn(self, nodes: range, command: Callable[[int], str]) -> dict[int, Job]:
         """Start a command in these guests."""

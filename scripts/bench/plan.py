@@ -31,6 +31,13 @@ PEERS = {
     "user-tcp": "user-space TCP",
     "o2net": "o2net",
 }
+
+
+def short_name(peer: str) -> str:
+    """How it is called among those that are all KCCM."""
+    return PEERS[peer].removeprefix("KCCM ")
+
+
 # Why some are not to be had, where the guest can only say that they are not there.
 WHY_NOT = {
     "o2net": "a kernel can be one node of it only, and its nodes find each other by heartbeats on "

@@ -529,6 +529,16 @@ def _cost(results: Results, env: str) -> Figure:
     return picture
 
 
+def _readable(axes: Axes, values: Iterable[float]) -> list[float]:
+    """Of these values on the vertical axis, those whose names do not cover each other."""
+    place = axes.transScale + axes.transLimits
+    found: list[float] = []
+    for value in sorted(values):
+        if not found or place.transform((1, value))[1] - place.transform((1, found[-1]))[1] > 0.06:
+            found.append(value)
+    return found
+
+
 def _scale(results: Results, env: str) -> Figure:
     uses = [use for use in plan.SCALES if results.of(env, "scale", metric=use.metric)]
     titles = {
@@ -551,7 +561,7 @@ def _scale(results: Results, env: str) -> Figure:
             if high / low < 4:
                 axes.set_ylim(low / 2, high * 2)
         # Even where all values lie within one power of ten, some of them are named.
-        axes.yaxis.set_major_locator(FixedLocator(sorted({r.median for r in records})))
+        axes.yaxis.set_major_locator(FixedLocator(_readable(axes, {r.median for r in records})))
         axes.yaxis.set_minor_locator(NullLocator())
         unit = use.unit.replace("ppm", "")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _, unit=unit: text(v, unit)))

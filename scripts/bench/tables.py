@@ -131,7 +131,7 @@ def _figure_8(results: Results, env: str) -> list[str]:
             ratios = [ratio_text(ratio(record, short)) for record in found[1:]]
             cells = [_cell(record) for record in found]
             rows.append([size_text(size), *cells, *ratios, _counts(found)])
-        names = [PEERS[peer].removeprefix("KCCM ") for peer in CLASSES]
+        names = [plan.short_name(peer) for peer in CLASSES]
         ratio_names = [f"{name} / short" for name in names[1:]]
         parts.append(table([f"handler of {us} µs", *names, *ratio_names, "calls each"], rows))
     if results.of(env, "8", variant=plan.CALLERS_VARIANT):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from . import plan
-from .plan import ASYNC, BACKGROUND, FLOOR, LONG, PEERS, SHORT, SIZES, SMALL, SOFTIRQ
+from .plan import ASYNC, BACKGROUND, FLOOR, LONG, SHORT, SIZES, SMALL, SOFTIRQ
 from .ratios import Ratio, ratio
 from .records import Record, Results
 from .units import size_text
@@ -108,14 +108,10 @@ def _calls(
         for other in others:
             for size in sizes:
                 ours, theirs = Place("7", peer, size), Place("7", other, size)
-                label = f"{_short(peer)}, {size_text(size)}"
+                label = f"{plan.short_name(peer)}, {size_text(size)}"
                 above, below = (theirs, ours) if inverted else (ours, theirs)
                 found.append(Quotient(label, above, below))
     return tuple(found)
-
-
-def _short(peer: str) -> str:
-    return PEERS[peer].removeprefix("KCCM ")
 
 
 def _floods(size: int, metric: str) -> tuple[Quotient, ...]:
@@ -204,7 +200,7 @@ TARGETS = (
         3.0,
         tuple(
             Quotient(
-                _short(peer),
+                plan.short_name(peer),
                 Place("tails", peer, SMALL, BACKGROUND, "p99"),
                 Place("tails", peer, SMALL, "", "p99"),
             )
