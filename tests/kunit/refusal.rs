@@ -572,9 +572,13 @@ mod tests {
             client.say(&client.frame(Header::Bye(why)))?;
             client.wait_closed()?;
             sees_lost(&node, 0)?;
-            // Only who stops or keeps this node away is down at once.
-            let down = [Bye::Stopping, Bye::AdminDown].contains(&why);
-            check_eq!(node.peer(0).is_some_and(|p| p.is_up()), !down);
+            // Only who stops or keeps this node away is down long before `dead_ms`, right after the loss.
+            let is_up = || node.peer(0).is_some_and(|p| p.is_up());
+            if [Bye::Stopping, Bye::AdminDown].contains(&why) {
+                eventually(|| !is_up())?;
+            } else {
+                check!(is_up());
+            }
             let seen = node.peer(0).ok_or(EINVAL)?.snapshot();
             let refusal = (why == Bye::AdminDown).then_some(Refusal::AdminDown);
             check_eq!((seen.last_error, seen.last_refusal), (Some(error), refusal));
