@@ -1103,8 +1103,6 @@ impl Tx {
 /// Somebody who is sending.
 struct Sending<'a> {
     via: Via<'a>,
-    /// Something had been left to be sent with what comes next.
-    was_left: bool,
     batch: Batch,
     conn: Option<Arc<Conn>>,
     change: u64,
@@ -1145,11 +1143,9 @@ impl<'a> Sending<'a> {
         let Some(conn) = queue.conn.clone() else {
             return Err(Drained::Done);
         };
-        let was_left = core::mem::take(&mut queue.pace.left) > 0;
         queue.busy = true;
         Ok(Self {
             via,
-            was_left,
             batch: core::mem::replace(&mut queue.unsent, Batch::new()),
             conn: Some(conn),
             change: queue.change,
@@ -1229,7 +1225,8 @@ impl<'a> Sending<'a> {
             }
         };
         queue.busy = false;
-        if self.was_left {
+        // Nobody has left anything meanwhile.
+        if core::mem::take(&mut queue.pace.left) > 0 {
             queue.pace.caught_up(clock::nanos());
         }
         core::mem::swap(&mut queue.headers, &mut self.headers);
