@@ -19,7 +19,9 @@
 //!                                                      Credit   -> wakes senders
 //! ```
 //!
-//! A node has one listener thread or several; then each peer belongs to one of them.
+//! A node has one listener thread or several; then each peer belongs to one of them. One more serves what
+//! peers have for bulk, so that nobody waits while it copies. It gets such a connection when it is open:
+//! who comes, and who goes, is all one thread's business for each peer.
 
 pub(crate) mod quick;
 
@@ -42,6 +44,7 @@ use crate::conn::frame::{
 use crate::conn::hello;
 use crate::conn::hello::{
     Answer,
+    Channel,
     Claimed,
     Greeting,
     Refusal,
@@ -52,6 +55,7 @@ use crate::conn::inbox;
 use crate::conn::inbox::Due;
 use crate::conn::peer::Peer;
 use crate::conn::session::Session;
+use crate::conn::state::Role;
 use crate::conn::transport::Notify;
 use crate::conn::tx::Blank;
 use crate::conn::{
@@ -168,14 +172,14 @@ impl Queue {
     }
 }
 
-/// The ready lists of a node's listeners.
+/// The ready lists of a node's listeners. The last is for bulk.
 pub(crate) struct Queues(KVec<Pin<KBox<Queue>>>);
 
 impl Queues {
-    /// For so many listeners.
+    /// For so many listeners, and one for bulk.
     pub(crate) fn new(listeners: u32) -> Result<Arc<Self>> {
         let mut queues = KVec::new();
-        for _ in 0..listeners {
+        for _ in 0..=listeners {
             queues.push(Queue::new()?, GFP_KERNEL)?;
         }
         Ok(Arc::new(Self(queues), GFP_KERNEL)?)
@@ -186,9 +190,14 @@ impl Queues {
         self.0.len() as u32
     }
 
+    /// The one for bulk.
+    pub(crate) fn bulk(&self) -> u32 {
+        self.count() - 1
+    }
+
     /// The listener that a peer belongs to.
     pub(crate) fn home(&self, peer: NodeId) -> u32 {
-        u32::from(peer).checked_rem(self.count()).unwrap_or(0)
+        u32::from(peer).checked_rem(self.bulk()).unwrap_or(0)
     }
 
     /// Has a connection served. Any context.
@@ -266,7 +275,7 @@ pub(crate) fn run(node: &Arc<Node>, index: u32) {
 /// Ends the connections that are left when the listeners have ended: one that came in while the node
 /// was being stopped.
 pub(crate) fn sweep(node: &Arc<Node>) {
-    for peer in node.peers() {
+    for peer in node.channels() {
         if let Some(conn) = peer.conn() {
             conn.fail(ESHUTDOWN, Some(Bye::Stopping));
             node.lost(peer, &conn, ESHUTDOWN, None);
@@ -472,7 +481,13 @@ impl Listener<'_> {
             }
             let peer = peer.clone();
             let standing = peer.linked(conn).ok_or(ECANCELED)?;
-            conn.greet(&hello::hello(&self.node.identity, peer.id, standing))?;
+            let channel = peer.channel;
+            conn.greet(&hello::hello(
+                &self.node.identity,
+                peer.id,
+                channel,
+                standing,
+            ))?;
             rx.phase = Phase::AwaitAnswer(peer, standing);
         }
         if conn.is_spoilt() {
@@ -531,7 +546,13 @@ impl Listener<'_> {
                     let peer = welcomed.peer.clone();
                     // A header is enough: nothing is kept of whoever has not been heard.
                     match rx.assembler.header(self.node.identity.bounds) {
-                        Ok(Some(_)) if self.outlive(&peer) => return Ok(Taken::TurnOver),
+                        Ok(Some(_)) if self.outlive(&peer) => {
+                            return Ok(match peer.channel {
+                                Channel::Main => Taken::TurnOver,
+                                // Another listener ends it, of which this one hears nothing.
+                                Channel::Bulk => Taken::Starved,
+                            });
+                        }
                         Ok(Some(_)) => self.begin(conn, rx, &peer)?,
                         Ok(None) => return Ok(Taken::Wanting),
                         Err(what) => {
@@ -555,6 +576,7 @@ impl Listener<'_> {
                     };
                     self.answered(conn, rx, &peer, &standing, &bytes)?;
                 }
+                Phase::Open(_) if rx.moves_to.is_some() => return Ok(Taken::TurnOver),
                 Phase::Open(peer) => {
                     let peer = peer.clone();
                     return self.frames(conn, rx, &peer);
@@ -572,8 +594,13 @@ impl Listener<'_> {
         let mut peer = None;
         let lately = clock::now().saturating_sub(node.limits().dead_ms.into());
         let judged = hello::check_hello(bytes, &node.identity, conn.remote.ip(), |greeting| {
-            let found = node.peer(greeting.peer.id)?;
+            let main = node.peer(greeting.peer.id)?;
+            let found = match greeting.channel {
+                Channel::Main => main,
+                Channel::Bulk => main.bulk()?,
+            };
             let claimed = Claimed {
+                known: main.knows(greeting.peer.incarnation),
                 ip: found.addr.ip(),
                 admin_down: found.snapshot().state == crate::conn::state::State::Down,
                 alive: found.alive_since(lately),
@@ -620,7 +647,9 @@ impl Listener<'_> {
             None => self.node.peer_at(conn.remote.ip()),
         };
         let absent = claimed.filter(|peer| !peer.is_up());
-        let news = absent.is_none_or(|peer| peer.judged(Some(reason)));
+        // That happens where one channel is faster than the other.
+        let odd = reason != Refusal::Early;
+        let news = odd && absent.is_none_or(|peer| peer.judged(Some(reason)));
         let at_home = absent.is_some_and(|peer| peer.addr.ip() == conn.remote.ip());
         if news && (at_home && log::allowed_of_peer() || !at_home && log::allowed()) {
             let (me, remote) = (self.node.id(), Addr(conn.remote));
@@ -658,7 +687,7 @@ impl Listener<'_> {
         };
         let welcomed = KBox::new(welcomed, GFP_KERNEL)?;
         conn.greet(&welcome)?;
-        self.node.welcome_pending(conn, welcomed.peer.id);
+        self.node.welcome_pending(conn, &welcomed.peer);
         Ok(welcomed)
     }
 
@@ -687,23 +716,16 @@ impl Listener<'_> {
         }
         let resumable = peer.resumable(&greeting, self.node.identity.incarnation);
         let session = match resumable {
-            Some(true) => peer.session().ok_or(ECANCELED)?,
             // It has begun over another connection in the meantime.
             Some(false) => return Err(ECONNRESET),
-            None => {
-                let session = peer.new_session(&greeting)?;
-                self.node.restarted(peer);
-                self.node.bury(peer);
-                session
-            }
+            _ => self.session(peer, &greeting, resumable)?,
         };
-        self.node.drop_welcomed(peer.id);
+        self.node.drop_welcomed(peer);
         if !peer.accepted(conn, &greeting, &session, granted) {
             return Err(ECANCELED);
         }
         peer.judged(None);
-        rx.phase = Phase::Open(peer.clone());
-        rx.node = Some(self.node.clone());
+        self.open(rx, peer);
         self.node
             .established(peer, conn, &greeting, &session, granted)?;
         if resumable == Some(true) {
@@ -711,6 +733,44 @@ impl Listener<'_> {
             session.ping();
         }
         Ok(())
+    }
+
+    /// The handshake is over.
+    fn open(&self, rx: &mut Rx, peer: &Arc<Peer>) {
+        rx.phase = Phase::Open(peer.clone());
+        rx.node = Some(self.node.clone());
+        if peer.channel == Channel::Bulk {
+            rx.moves_to = Some(self.node.queues.bulk());
+        }
+    }
+
+    /// The session with the peer that has greeted, if that is `resumable`, or a new one. What it had
+    /// before is over then, and what that has left behind is thrown away.
+    fn session(
+        &self,
+        peer: &Peer,
+        greeting: &Greeting,
+        resumable: Option<bool>,
+    ) -> Result<Arc<Session>> {
+        if peer.channel == Channel::Bulk {
+            let main = self.node.peer(peer.id).ok_or(EINVAL)?;
+            // Only beside that of the main channel, whose listener is this one, too.
+            if !main.knows(greeting.peer.incarnation) {
+                return Err(ECANCELED);
+            }
+        }
+        if resumable == Some(true) {
+            return peer.session().ok_or(ECANCELED);
+        }
+        let session = peer.new_session(greeting)?;
+        match peer.channel {
+            Channel::Main => {
+                self.node.restarted(peer);
+                self.node.bury(peer);
+            }
+            Channel::Bulk => drop(peer.end_session(ENETRESET)),
+        }
+        Ok(session)
     }
 
     /// The peer that this node has connected to, and has told where it stands, has answered.
@@ -726,20 +786,11 @@ impl Listener<'_> {
             Ok(Answer::Welcome(greeting)) => {
                 // It names this incarnation of this node, so all that counts is its own.
                 let going_on = peer.resumable(&greeting, self.node.identity.incarnation);
-                let session = match peer.session().filter(|_| going_on == Some(true)) {
-                    Some(session) => session,
-                    None => {
-                        let session = peer.new_session(&greeting)?;
-                        self.node.restarted(peer);
-                        self.node.bury(peer);
-                        session
-                    }
-                };
+                let session = self.session(peer, &greeting, going_on)?;
                 if !peer.welcomed(conn, &greeting, &session) {
                     return Err(ECANCELED);
                 }
-                rx.phase = Phase::Open(peer.clone());
-                rx.node = Some(self.node.clone());
+                self.open(rx, peer);
                 let granted = standing.granted_to(greeting.peer.incarnation);
                 self.node
                     .established(peer, conn, &greeting, &session, granted)?;
@@ -747,6 +798,7 @@ impl Listener<'_> {
                 session.ping();
                 return Ok(());
             }
+            Ok(Answer::Refused(Refusal::Early)) if peer.channel == Channel::Bulk => Refusal::Early,
             Ok(Answer::Refused(refusal)) => {
                 self.node.refused(peer, refusal, true);
                 refusal
@@ -836,6 +888,11 @@ impl Listener<'_> {
         if !self.sensible(peer, conn, judged, "a frame out of sequence")? {
             return Ok(Fate::Done);
         }
+        let fits = match peer.channel {
+            Channel::Bulk if header.is_sequenced() && !header.is_message() => Err(EPROTO),
+            _ => Ok(()),
+        };
+        self.sensible(peer, conn, fits, "a call for bulk")?;
         let charge = |lane, cost| {
             let charged = peer.charge(lane, cost);
             self.sensible(peer, conn, charged, "more than was granted")
@@ -910,12 +967,21 @@ impl Listener<'_> {
             }
             Header::Ping { answer: true } => session.ping(),
             Header::Ping { answer: false } => {}
+            Header::Open => {
+                // Only of who connects can that be asked, and only on the main channel.
+                let bulk = peer.bulk().filter(|_| peer.role == Role::Connect);
+                let asked = bulk.map(|_| ()).ok_or(EPROTO);
+                self.sensible(peer, conn, asked, "a request that cannot be")?;
+                self.node.open_bulk(peer);
+            }
             Header::Bye(why) => {
-                if log::allowed_of_peer() {
+                if log::allowed_of_peer() && peer.channel == Channel::Main {
                     pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
                 }
                 return Err(match why {
                     Bye::Protocol => EPROTO,
+                    // The main channel says that, too.
+                    Bye::Stopping | Bye::AdminDown if peer.channel == Channel::Bulk => ECONNRESET,
                     Bye::Stopping => {
                         self.node.stopped(peer);
                         ESHUTDOWN
@@ -965,7 +1031,9 @@ impl Listener<'_> {
         few: &[u8],
     ) -> Result<(), Message> {
         let len = message.len();
-        self.node.endpoint.deliver(message, few, &mut self.memory)?;
+        self.node
+            .endpoint
+            .deliver(session, message, few, &mut self.memory)?;
         peer.stats.rx_messages.inc();
         self.delivered(peer, session, seq, len);
         Ok(())

@@ -18,6 +18,7 @@ use crate::conn::frame::{
     Bye, //
 };
 use crate::conn::hello::{
+    Channel,
     Greeting,
     Identity,
     Refusal, //
@@ -29,6 +30,7 @@ use crate::conn::peer::{
 use crate::conn::session::Session;
 use crate::conn::state::{
     Event,
+    Role,
     State, //
 };
 use crate::conn::transport::{
@@ -97,8 +99,8 @@ const ACCEPTS: usize = 32;
 /// A connection that has come in and not yet greeted.
 struct Pending {
     conn: Arc<Conn>,
-    /// The peer that was welcomed, and has to be heard yet.
-    peer: Option<NodeId>,
+    /// The peer that was welcomed, and has to be heard yet, and on which channel.
+    peer: Option<(NodeId, Channel)>,
     until: Millis,
 }
 
@@ -212,6 +214,13 @@ impl Node {
         &self.peers
     }
 
+    /// All other nodes, on each channel.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers
+            .iter()
+            .flat_map(|peer| [Some(peer), peer.bulk()].into_iter().flatten())
+    }
+
     /// Another node.
     pub(crate) fn peer(&self, id: NodeId) -> Option<&Arc<Peer>> {
         let index = self.peers.binary_search_by_key(&id, |p| p.id).ok()?;
@@ -318,18 +327,19 @@ impl Node {
     }
 
     /// A peer was welcomed on a connection, which is still to be heard.
-    pub(crate) fn welcome_pending(&self, conn: &Arc<Conn>, peer: NodeId) {
+    pub(crate) fn welcome_pending(&self, conn: &Arc<Conn>, peer: &Peer) {
         let mut pending = self.pending.lock();
         if let Some(entry) = pending.iter_mut().find(|p| Arc::ptr_eq(&p.conn, conn)) {
-            entry.peer = Some(peer);
+            entry.peer = Some((peer.id, peer.channel));
         }
     }
 
     /// A peer has been heard on one connection: the others to which it was welcomed are out of date.
-    pub(crate) fn drop_welcomed(&self, peer: NodeId) {
+    pub(crate) fn drop_welcomed(&self, peer: &Peer) {
+        let welcomed = Some((peer.id, peer.channel));
         loop {
             let mut pending = self.pending.lock();
-            let index = pending.iter().position(|p| p.peer == Some(peer));
+            let index = pending.iter().position(|p| p.peer == welcomed);
             let removed = index.and_then(|i| pending.remove(i).ok());
             drop(pending);
             match removed {
@@ -391,9 +401,10 @@ impl Node {
     ) -> Result {
         conn.join(session);
         pr_info!(
-            "node {}: connected to node {} at {} (incarnation {:016x})\n",
+            "node {}: connected to node {}{} at {} (incarnation {:016x})\n",
             self.id(),
             peer.id,
+            peer.channel,
             Addr(conn.remote),
             greeting.peer.incarnation
         );
@@ -409,7 +420,16 @@ impl Node {
             session.detach(conn);
         }
         peer.regrant(granted);
-        self.changed(peer);
+        match peer.bulk() {
+            Some(bulk) => {
+                self.changed(peer);
+                if bulk.is_wanted() {
+                    self.seek(peer, bulk);
+                }
+            }
+            // Somebody may wait to send over it.
+            None => self.ups.notify_all(),
+        }
         let interval =
             recovery::interval(self.limits().dead_ms.into(), session.peer.dead_ms.into());
         self.look_by(peer, recovery::next_sign(clock::now(), interval));
@@ -428,12 +448,25 @@ impl Node {
         let lost = peer.lost(conn, error, refusal);
         if let Lost::Connection(incarnation) = lost {
             pr_info!(
-                "node {}: lost node {} (incarnation {:016x}): {:?}\n",
+                "node {}: lost node {}{} (incarnation {:016x}): {:?}\n",
                 self.id(),
                 peer.id,
+                peer.channel,
                 incarnation,
                 error
             );
+        }
+        if peer.channel == Channel::Bulk {
+            // Whether the node is down, the main channel says, and has perhaps said so.
+            peer.let_queue();
+            if self
+                .peer(peer.id)
+                .is_none_or(|main| main.session().is_none())
+            {
+                peer.end_session(EHOSTDOWN);
+            }
+            self.look_by(peer, clock::now());
+            return;
         }
         let gone = match lost {
             Lost::Stale => false,
@@ -481,27 +514,49 @@ impl Node {
                 peer.id,
                 incarnation
             );
+            if let Some(bulk) = peer.bulk() {
+                bulk.turn_away();
+            }
             self.fail_waiters(peer, EHOSTDOWN);
         }
     }
 
     /// A peer has come back without its session: another incarnation, as a rule.
     pub(crate) fn restarted(&self, peer: &Peer) {
-        if peer.end_session(ENETRESET) {
+        let ended = peer.end_session(ENETRESET);
+        if let Some(bulk) = peer.bulk() {
+            if let Some((conn, _)) = bulk.line() {
+                conn.fail(ECONNRESET, Some(Bye::Replaced));
+            }
+            bulk.end_session(ENETRESET);
+        }
+        if ended {
             self.fail_waiters(peer, ENETRESET);
         }
     }
 
     /// Another session with a peer is about to begin: throws away what the last has left behind.
     pub(crate) fn bury(&self, peer: &Peer) {
-        if peer.supersede() {
+        let mut any = false;
+        for channel in peer.channels() {
+            any |= channel.supersede();
+        }
+        if any {
             self.endpoint.purge(peer.id);
         }
     }
 
     /// A peer has said that it stops: its incarnation is over.
     pub(crate) fn stopped(&self, peer: &Peer) {
-        if peer.end_session(EHOSTDOWN) {
+        let ended = peer.end_session(EHOSTDOWN);
+        if let Some(bulk) = peer.bulk() {
+            bulk.turn_away();
+            // What has come in for bulk before that is still to be read.
+            if bulk.line().is_none() {
+                bulk.end_session(EHOSTDOWN);
+            }
+        }
+        if ended {
             self.fail_waiters(peer, EHOSTDOWN);
         }
     }
@@ -575,6 +630,66 @@ impl Node {
         })?
     }
 
+    // ---- The channel for bulk.
+
+    /// Has the channel for bulk to a peer opened, and kept open. Process context.
+    pub(crate) fn open_bulk(&self, peer: &Arc<Peer>) {
+        if let Some(bulk) = peer.bulk().filter(|bulk| bulk.want()) {
+            self.seek(peer, bulk);
+        }
+    }
+
+    /// Has a channel that is wanted opened: connects, or asks the other side to, which is done again
+    /// whenever the main channel is connected.
+    fn seek(&self, peer: &Peer, bulk: &Peer) {
+        match peer.role {
+            Role::Connect => {
+                if peer.snapshot().state != State::Down {
+                    bulk.admin(Event::AdminUp);
+                }
+                if bulk.conn().is_none() {
+                    bulk.hurry();
+                }
+                self.look_by(bulk, clock::now());
+            }
+            Role::Listen => {
+                if let Some((conn, _)) = peer.line() {
+                    if let Some(session) = conn.session() {
+                        session.ask_for_bulk(&conn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The session on the channel for bulk to a peer, which is opened if nobody has used it before.
+    /// Process context; waits as `timeout` says.
+    pub(crate) fn bulk_session(&self, peer: &Arc<Peer>, timeout: Timeout) -> Result<Arc<Session>> {
+        let bulk = peer.bulk().ok_or(EINVAL)?;
+        let main = peer.sendable()?;
+        if let Ok(session) = bulk.sendable() {
+            return Ok(session);
+        }
+        self.open_bulk(peer);
+        if timeout == Timeout::NoWait {
+            return Err(EAGAIN);
+        }
+        if self.queues.is_listener() {
+            return Err(EDEADLK);
+        }
+        self.ups.wait_until(timeout, || {
+            if self.is_stopping() {
+                Some(Err(ESHUTDOWN))
+            } else if main.is_over() {
+                Some(Err(main.why_over()))
+            } else if !peer.is_up() {
+                Some(Err(EHOSTDOWN))
+            } else {
+                bulk.session().map(Ok)
+            }
+        })?
+    }
+
     // ---- The administrator.
 
     /// Takes a peer down, or up again.
@@ -590,8 +705,15 @@ impl Node {
             peer.id,
             if down { "down" } else { "up" }
         );
-        if let Some(conn) = peer.admin(event) {
-            conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
+        for channel in peer.channels() {
+            // Nobody connects for bulk before that is wanted.
+            let idle = channel.channel == Channel::Bulk && !channel.is_wanted();
+            if !down && idle && channel.role == Role::Connect {
+                continue;
+            }
+            if let Some(conn) = channel.admin(event) {
+                conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
+            }
         }
         if down && peer.line().is_none() {
             self.declare_down(peer);
@@ -601,11 +723,17 @@ impl Node {
 
     /// Ends the connection to a peer; it is made again after a pause, or `at_once`.
     pub(crate) fn disconnect(&self, peer: &Peer, at_once: bool) {
-        let conn = if at_once { peer.hurry() } else { peer.conn() };
-        if let Some(conn) = conn {
-            conn.fail(ECONNABORTED, Some(Bye::Reconnect));
+        for channel in peer.channels() {
+            let conn = if at_once {
+                channel.hurry()
+            } else {
+                channel.conn()
+            };
+            if let Some(conn) = conn {
+                conn.fail(ECONNABORTED, Some(Bye::Reconnect));
+            }
+            self.look_by(channel, clock::now());
         }
-        self.look_by(peer, clock::now());
     }
 
     // ---- Handlers.
@@ -652,9 +780,12 @@ impl Running {
         let id = node.id();
         for index in 0..node.queues.count() {
             let arg = node.clone();
-            let thread = Thread::spawn(fmt!("kccm{id}/listen{index}"), move || {
-                listener::run(&arg, index)
-            })?;
+            let run = move || listener::run(&arg, index);
+            let thread = if index == node.queues.bulk() {
+                Thread::spawn(fmt!("kccm{id}/bulk"), run)?
+            } else {
+                Thread::spawn(fmt!("kccm{id}/listen{index}"), run)?
+            };
             running.listeners.push(thread, GFP_KERNEL)?;
         }
         let arg = node.clone();
@@ -706,7 +837,7 @@ impl Drop for Running {
         node.pool.close();
         // 3. Every connection ends, the peers being told; the listeners see to what follows from
         //    that and end when nothing is left to do.
-        for peer in node.peers() {
+        for peer in node.channels() {
             if let Some(conn) = peer.conn() {
                 conn.fail(ESHUTDOWN, Some(Bye::Stopping));
             }
@@ -725,7 +856,7 @@ impl Drop for Running {
         self.foreman = None;
         node.pool.join();
         // What is left of sessions refers to its peer.
-        for peer in node.peers() {
+        for peer in node.channels() {
             peer.supersede();
         }
         node.events.stop();

@@ -20,8 +20,12 @@
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
 //! long as it takes. The session goes on over the new connection.
 
+use crate::conn::hello::Channel;
 use crate::conn::peer::Peer;
-use crate::conn::state::Action;
+use crate::conn::state::{
+    Action,
+    State, //
+};
 use crate::conn::{
     Conn,
     Phase, //
@@ -164,7 +168,7 @@ pub(crate) fn run(node: &Arc<Node>) {
         // the listener hear anybody: that is not the peers' silence.
         let late = now.saturating_sub(due) > Millis::from(node.limits().dead_ms) / 2;
         deadline = now + LONGEST;
-        for peer in node.peers() {
+        for peer in node.channels() {
             if late {
                 peer.excuse(now);
             } else if peer.reminder.time() > now {
@@ -179,9 +183,14 @@ pub(crate) fn run(node: &Arc<Node>) {
                     [Some(next), owed, None]
                 }
                 None => {
-                    tend(node, peer);
+                    let due = tend(node, peer);
                     let owed = peer.session().and_then(|s| s.acknowledge_late(now));
-                    [peer.deadline(), owed, node.check_down(peer)]
+                    // Whether the node is down, the main channel says.
+                    let dies = match peer.channel {
+                        Channel::Main => node.check_down(peer),
+                        Channel::Bulk => None,
+                    };
+                    [due, owed, dies]
                 }
             };
             if let Some(time) = times.into_iter().flatten().min() {
@@ -195,8 +204,15 @@ pub(crate) fn run(node: &Arc<Node>) {
     }
 }
 
-/// Does what the peer's state machine wants done.
-fn tend(node: &Arc<Node>, peer: &Arc<Peer>) {
+/// Does what the peer's state machine wants done. Returns when to look again.
+///
+/// For bulk, this node does not connect while the main channel is not connected: it goes on when that
+/// is, [`Node::established`].
+fn tend(node: &Arc<Node>, peer: &Arc<Peer>) -> Option<Millis> {
+    let paused = matches!(peer.snapshot().state, State::Backoff { .. });
+    if paused && peer.channel == Channel::Bulk && node.peer(peer.id)?.line().is_none() {
+        return None;
+    }
     let (action, conn) = peer.tick();
     match action {
         Action::Dial => {
@@ -211,6 +227,7 @@ fn tend(node: &Arc<Node>, peer: &Arc<Peer>) {
         }
         _ => {}
     }
+    peer.deadline()
 }
 
 /// Begins an attempt to connect. The listener takes it from here.
@@ -256,9 +273,10 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     if now >= dies {
         if conn.failure().is_none() {
             pr_warn!(
-                "node {}: node {} has been silent for {} ms: disconnected\n",
+                "node {}: node {}{} has been silent for {} ms: disconnected\n",
                 node.id(),
                 peer.id,
+                peer.channel,
                 now.saturating_sub(heard)
             );
         }

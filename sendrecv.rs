@@ -23,7 +23,8 @@ use crate::conn::frame::{
 };
 use crate::conn::peer::{
     Charge,
-    Counter, //
+    Counter,
+    Peer, //
 };
 use crate::conn::session::Session;
 use crate::conn::tx::{
@@ -228,11 +229,12 @@ impl Endpoint {
         (queues.messages(), queues.waiters())
     }
 
-    /// A message has come in: hands it to who waits for it, or queues it. Gives it back when there
-    /// is no memory to do so. `few`: its bytes, if they are not in itself. What `memory` has left serves
-    /// for the next. Process context.
+    /// A message of a session has come in: hands it to who waits for it, or queues it, or drops it, if the
+    /// session is over. Gives it back when there is no memory to do so. `few`: its bytes, if they are not
+    /// in itself. What `memory` has left serves for the next. Process context.
     pub(crate) fn deliver(
         &self,
+        session: &Session,
         message: Message,
         few: &[u8],
         memory: &mut Memory,
@@ -241,9 +243,17 @@ impl Endpoint {
         let Info { source, tag, len } = info;
         let mut message = message;
         // Somebody who is to be told of it, and then to find it: not before there is memory for that.
-        let mut told = None;
+        let mut told: Option<Arc<Waiter>> = None;
         loop {
             let mut queues = self.queues.lock();
+            // Another listener may have ended it, and be about to throw away what is here.
+            if session.is_over() {
+                drop(queues);
+                if let Some(waiter) = told {
+                    waiter.complete(Delivery::Info(info));
+                }
+                return Ok(());
+            }
             let mut lacking = None;
             while let Some(waiter) = told.take().or_else(|| queues.pop_waiter(source, tag)) {
                 match waiter.wish {
@@ -482,7 +492,10 @@ enum Posted {
 impl Node {
     /// Sends a message. See `kccm_send()`.
     pub(crate) fn send(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
-        self.post(dst, tag, buf, Urgency::Soon, timeout).map(|_| ())
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let session = peer.sendable()?;
+        self.post(peer, &session, tag, buf, Urgency::Soon, timeout)?;
+        Ok(())
     }
 
     /// Sends a message and waits until it is delivered. See `kccm_send_sync()`.
@@ -494,22 +507,33 @@ impl Node {
             return Err(EDEADLK);
         }
         let started = clock::now();
-        let (session, seq) = self.post(dst, tag, buf, Urgency::Now, timeout)?;
         let peer = self.peer(dst).ok_or(EINVAL)?;
+        let session = peer.sendable()?;
+        let seq = self.post(peer, &session, tag, buf, Urgency::Now, timeout)?;
         session.confirm(seq, timeout.left(started), || !peer.is_up())
     }
 
-    /// Returns the session in which the message was sent, and its number there.
+    /// Sends a message over the channel for bulk. See `kccm_send_bulk()`.
+    pub(crate) fn send_bulk(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
+        let started = clock::now();
+        let peer = self.peer(dst).ok_or(EINVAL)?;
+        let session = self.bulk_session(peer, timeout)?;
+        let bulk = peer.bulk().ok_or(EINVAL)?;
+        let left = timeout.left(started);
+        self.post(bulk, &session, tag, buf, Urgency::Soon, left)?;
+        Ok(())
+    }
+
+    /// Returns the number of the message in the session.
     fn post(
         &self,
-        dst: NodeId,
+        peer: &Arc<Peer>,
+        session: &Arc<Session>,
         tag: u32,
         buf: &[u8],
         urgency: Urgency,
         timeout: Timeout,
-    ) -> Result<(Arc<Session>, u64)> {
-        let peer = self.peer(dst).ok_or(EINVAL)?;
-        let session = peer.sendable()?;
+    ) -> Result<u64> {
         let len = u32::try_from(buf.len())
             .ok()
             .filter(|&len| len <= session.bounds.message)
@@ -518,7 +542,7 @@ impl Node {
         let frame = Blank::new(GFP_KERNEL)?;
         let cost = message_cost(len);
         let is_listener = self.queues.is_listener();
-        let kept = peer.admit(&session, Lane::Messages, cost, timeout, !is_listener)?;
+        let kept = peer.admit(session, Lane::Messages, cost, timeout, !is_listener)?;
         let ask = kept.asks();
         let frame = frame.fill(Header::Message { tag, len }, bytes, None, Some(kept));
         let seq = session.transmit(frame, urgency, Self::share(is_listener), Via::Thread)?;
@@ -527,7 +551,7 @@ impl Node {
         }
         peer.stats.tx_messages.inc();
         peer.stats.tx_bytes.add(len.into());
-        Ok((session, seq))
+        Ok(seq)
     }
 
     /// Receives a message. See `kccm_recv()`.

@@ -20,6 +20,7 @@
 //! | `Credit`   | total granted  | lane                 | 0              | none      |
 //! | `Ping`     | 0              | answer wanted        | 0              | none      |
 //! | `Bye`      | 0              | why ([`Bye`])        | 0              | none      |
+//! | `Open`     | 0              | 0                    | 0              | none      |
 //!
 //! `flags` of a reply is its [`Outcome`]; otherwise it is 0. `seq` is the number of a frame that is
 //! delivered exactly once, across connections: a message, a call or a reply; 0 for the others. `ack` is
@@ -185,6 +186,8 @@ pub(crate) enum Header {
     },
     /// The last frame.
     Bye(Bye),
+    /// The side that connects is asked for the bulk channel.
+    Open,
 }
 
 /// What is wrong with a frame.
@@ -215,6 +218,7 @@ impl Header {
     const CREDIT: u8 = 5;
     const PING: u8 = 6;
     const BYE: u8 = 7;
+    const OPEN: u8 = 8;
 
     /// The length of the payload that follows.
     pub(crate) fn payload_len(&self) -> u32 {
@@ -223,7 +227,7 @@ impl Header {
             | Header::Call { len, .. }
             | Header::CallSync { len, .. }
             | Header::Reply { len, .. } => len,
-            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => 0,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) | Header::Open => 0,
         }
     }
 
@@ -264,6 +268,7 @@ impl Header {
                 },
             },
             Self::BYE => Header::Bye(Bye::from_wire(tag).ok_or(Malformed::Field)?),
+            Self::OPEN => Header::Open,
             kind => return Err(Malformed::Kind(kind)),
         };
         header.check_len(len, bounds)?;
@@ -305,7 +310,7 @@ impl Header {
                 }
                 bounds.rcall
             }
-            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => 0,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) | Header::Open => 0,
         };
         if len > max {
             return Err(Malformed::TooLong(len));
@@ -333,6 +338,7 @@ impl Header {
             Header::Credit { lane, limit } => (Self::CREDIT, 0, limit, lane as u32, 0),
             Header::Ping { answer } => (Self::PING, 0, 0, answer.into(), 0),
             Header::Bye(why) => (Self::BYE, 0, 0, why as u32, 0),
+            Header::Open => (Self::OPEN, 0, 0, 0, 0),
         };
         Wire {
             len: self.payload_len().into(),
@@ -357,6 +363,11 @@ impl Header {
         matches!(self, Header::Call { .. } | Header::CallSync { .. })
     }
 
+    /// Whether it is a message.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self, Header::Message { .. })
+    }
+
     /// Whether it is delivered exactly once, across connections, and so has a number.
     pub(crate) fn is_sequenced(&self) -> bool {
         match self {
@@ -364,7 +375,7 @@ impl Header {
             | Header::Call { .. }
             | Header::CallSync { .. }
             | Header::Reply { .. } => true,
-            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => false,
+            Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) | Header::Open => false,
         }
     }
 }
@@ -733,7 +744,7 @@ pub(crate) mod tests {
     }
 
     /// A frame of every kind, with a value of its own in every field, and how it is drawn.
-    const KINDS: [(Header, Drawn); 7] = [
+    const KINDS: [(Header, Drawn); 8] = [
         (
             Header::Message {
                 tag: 0x2122_2324,
@@ -813,6 +824,7 @@ pub(crate) mod tests {
                 ..Drawn::new(7)
             },
         ),
+        (Header::Open, Drawn::new(8)),
     ];
 
     /// Calls `f` for headers of every kind: with everything that is enumerated, and with the ends of
@@ -832,6 +844,7 @@ pub(crate) mod tests {
         for why in BYES {
             f(Header::Bye(why));
         }
+        f(Header::Open);
         for tag in TAGS {
             for len in [0, 1, BOUNDS.message - 1, BOUNDS.message] {
                 f(Header::Message { tag, len });
@@ -896,7 +909,7 @@ pub(crate) mod tests {
                 wrong += 1;
             }
         });
-        assert_eq!(count, 8 + 2 + 5 + 5 * (4 + 4 * (1 + 4 * (4 + 30))));
+        assert_eq!(count, 8 + 2 + 5 + 1 + 5 * (4 + 4 * (1 + 4 * (4 + 30))));
         assert_eq!(wrong, 0);
     }
 
@@ -933,6 +946,7 @@ pub(crate) mod tests {
             (5, 0),
             (6, 0),
             (7, 0),
+            (8, 0),
         ];
         for (kind, max) in limits {
             let with = |len| Drawn {
@@ -999,7 +1013,7 @@ pub(crate) mod tests {
 
     #[test]
     fn unknown_kind_is_refused() {
-        for kind in (0..=u8::MAX).filter(|kind| !(1..=7).contains(kind)) {
+        for kind in (0..=u8::MAX).filter(|kind| !(1..=8).contains(kind)) {
             assert_eq!(Drawn::new(kind).parse(), Err(Malformed::Kind(kind)));
             // Whatever else it says.
             let mut bytes = [0xff; HEADER_LEN];
@@ -1027,7 +1041,7 @@ pub(crate) mod tests {
             assert_eq!(Bye::from_wire(value), Some(why));
         }
         // (kind, how many values its tag can have)
-        for (kind, values) in [(5, Lane::ALL.len()), (6, 2), (7, BYES.len())] {
+        for (kind, values) in [(5, Lane::ALL.len()), (6, 2), (7, BYES.len()), (8, 1)] {
             for tag in [values as u32, 1 << 8, 1 << 16, 1 << 24, u32::MAX] {
                 let drawn = Drawn {
                     tag,
@@ -1041,7 +1055,7 @@ pub(crate) mod tests {
     #[test]
     fn unused_field_is_zero() {
         // The bytes that a frame of each kind has no use for, by the table at the top of the file.
-        let unused: [&[(usize, usize)]; 7] = [
+        let unused: [&[(usize, usize)]; 8] = [
             &[(5, 8), (24, 32), (36, 40)],
             &[(5, 8), (24, 32), (36, 40)],
             &[(5, 8)],
@@ -1049,6 +1063,7 @@ pub(crate) mod tests {
             &[(5, 8), (36, 40)],
             &[(5, 8), (24, 32), (36, 40)],
             &[(5, 8), (24, 32), (36, 40)],
+            &[(5, 8), (24, 40)],
         ];
         for ((header, _), ranges) in KINDS.into_iter().zip(unused) {
             for byte in ranges.iter().flat_map(|(from, to)| *from..*to) {
@@ -1065,7 +1080,7 @@ pub(crate) mod tests {
     /// What is delivered exactly once has a number, and nothing else has.
     #[test]
     fn numbers_come_back() {
-        for ((header, _), sequenced) in KINDS.into_iter().zip([1, 1, 1, 1, 0, 0, 0]) {
+        for ((header, _), sequenced) in KINDS.into_iter().zip([1, 1, 1, 1, 0, 0, 0, 0]) {
             assert_eq!(header.is_sequenced(), sequenced == 1);
             for (seq, ack) in [
                 (0, 0),
@@ -1128,7 +1143,7 @@ pub(crate) mod tests {
     #[test]
     fn garbage_is_refused_or_as_sent() {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        let mut taken = [0; 8];
+        let mut taken = [0; 9];
         for _ in 0..20_000 {
             let mut bytes = [0; HEADER_LEN];
             random.fill(&mut bytes);
@@ -1140,7 +1155,7 @@ pub(crate) mod tests {
                 bytes[2..4].fill(0);
             }
             if plausible() {
-                bytes[4] %= 8;
+                bytes[4] %= 9;
             }
             if plausible() {
                 bytes[5] %= 2;
@@ -1318,7 +1333,7 @@ pub(crate) mod tests {
     }
 
     /// Some frames of all kinds, with payloads, without, and in pairs of the same.
-    const SOME: [Header; 10] = [
+    const SOME: [Header; 11] = [
         message(5),
         PING,
         message(0),
@@ -1329,6 +1344,7 @@ pub(crate) mod tests {
         KINDS[4].0,
         message(1),
         KINDS[6].0,
+        KINDS[7].0,
     ];
 
     #[test]

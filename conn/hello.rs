@@ -22,6 +22,8 @@
 //!  +------------------+-----------------+-----------------------------------------------------+
 //! ```
 //!
+//! There are two kinds of `Hello`, one for each [`Channel`].
+//!
 //! In a `Hello` the incarnation of `to` is the one that the sender has a session with, 0 if with none;
 //! in a `Welcome` it is that of the `Hello`. What has been delivered and granted is counted since the
 //! session began (`Documentation/protocol.md`).
@@ -60,7 +62,7 @@ pub(crate) const GREETING_LEN: usize = 144;
 const MAGIC: [u8; 4] = *b"KCCM";
 
 /// The version of the protocol.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -88,6 +90,26 @@ const _: () = assert!(size_of::<Wire>() == GREETING_LEN);
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const REFUSAL: u8 = 3;
+const HELLO_BULK: u8 = 4;
+
+/// Which of the two connections that two nodes may have. Each has sessions of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Channel {
+    /// The one that makes the peer up or down, for all that does not ask for the other.
+    Main,
+    /// The one for what nothing else is to wait behind, if anybody has asked for it.
+    Bulk,
+}
+
+/// As it is said behind a node's name: nothing of the one that all have.
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Channel::Main => "",
+            Channel::Bulk => " for bulk",
+        })
+    }
+}
 
 /// Why a node will not talk to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +134,8 @@ pub(crate) enum Refusal {
     Malformed = 9,
     /// It has been said too late: there is a session already, of which it does not know.
     Stale = 10,
+    /// It is for the bulk channel, and there is no session yet on the main one.
+    Early = 11,
 }
 
 impl Refusal {
@@ -127,6 +151,7 @@ impl Refusal {
             8 => Refusal::Stopping,
             9 => Refusal::Malformed,
             10 => Refusal::Stale,
+            11 => Refusal::Early,
             _ => return None,
         })
     }
@@ -136,7 +161,7 @@ impl Refusal {
         match self {
             Refusal::Version => EPROTO,
             Refusal::Cluster | Refusal::UnknownId | Refusal::Direction | Refusal::Address => EPERM,
-            Refusal::Duplicate | Refusal::Stale => EBUSY,
+            Refusal::Duplicate | Refusal::Stale | Refusal::Early => EBUSY,
             Refusal::AdminDown => EHOSTDOWN,
             Refusal::Stopping => ESHUTDOWN,
             Refusal::Malformed => EINVAL,
@@ -157,6 +182,7 @@ impl fmt::Display for Refusal {
             Refusal::Stopping => "stopping",
             Refusal::Malformed => "malformed greeting",
             Refusal::Stale => "stale greeting",
+            Refusal::Early => "too early",
         })
     }
 }
@@ -204,6 +230,8 @@ impl Standing {
 /// What the handshake has told of a peer.
 #[derive(Clone, Copy)]
 pub(crate) struct Greeting {
+    /// What the connection is to be; what an answer is to says that for it.
+    pub(crate) channel: Channel,
     /// The peer.
     pub(crate) peer: Identity,
     /// Where it stands.
@@ -250,9 +278,12 @@ fn encode(kind: u8, reason: u8, me: &Identity, to: To) -> Bytes {
 pub(crate) type Bytes = [u8; GREETING_LEN];
 
 /// The first words of the node that connects.
-pub(crate) fn hello(me: &Identity, id: NodeId, standing: Standing) -> Bytes {
-    let to = To { id, standing };
-    encode(HELLO, 0, me, to)
+pub(crate) fn hello(me: &Identity, id: NodeId, channel: Channel, standing: Standing) -> Bytes {
+    let kind = match channel {
+        Channel::Main => HELLO,
+        Channel::Bulk => HELLO_BULK,
+    };
+    encode(kind, 0, me, To { id, standing })
 }
 
 /// The answer to a good `Hello`.
@@ -300,6 +331,8 @@ pub(crate) struct Claimed {
     pub(crate) admin_down: bool,
     /// Its incarnation, if it is connected at present and has been heard of lately.
     pub(crate) alive: Option<u64>,
+    /// Whether there is a session on the main channel with the incarnation that greets.
+    pub(crate) known: bool,
     /// Whether this node can go on from where the greeting says that it is; `None` if there is no
     /// session with that incarnation.
     pub(crate) resumable: Option<bool>,
@@ -328,7 +361,8 @@ pub(crate) fn check_hello(
             from: None,
         });
     }
-    let greeting = read(&wire).filter(|_| wire.kind == HELLO && wire.reason == 0);
+    let is_hello = matches!(wire.kind, HELLO | HELLO_BULK) && wire.reason == 0;
+    let greeting = read(&wire).filter(|_| is_hello);
     let greeting = greeting.ok_or(refuse(Refusal::Malformed))?;
     let peer = &greeting.peer;
     if peer.cluster != me.cluster {
@@ -347,6 +381,9 @@ pub(crate) fn check_hello(
     }
     if claimed.admin_down {
         return Err(refuse(Refusal::AdminDown));
+    }
+    if greeting.channel == Channel::Bulk && !claimed.known {
+        return Err(refuse(Refusal::Early));
     }
     if claimed.alive.is_some_and(|i| i != peer.incarnation) {
         return Err(refuse(Refusal::Duplicate));
@@ -429,7 +466,15 @@ fn read(wire: &Wire) -> Option<Greeting> {
         bounds,
         windows,
     };
-    Some(Greeting { peer, standing })
+    let channel = match wire.kind {
+        HELLO_BULK => Channel::Bulk,
+        _ => Channel::Main,
+    };
+    Some(Greeting {
+        channel,
+        peer,
+        standing,
+    })
 }
 
 #[cfg(KCCM_KUNIT)]
@@ -460,7 +505,7 @@ mod tests {
         granted: [0xa1a2_a3a4_0031_5253, 0xb1b2_b3b4_0005_6162],
     };
 
-    const REFUSALS: [Refusal; 10] = [
+    const REFUSALS: [Refusal; 11] = [
         Refusal::Version,
         Refusal::Cluster,
         Refusal::UnknownId,
@@ -471,6 +516,7 @@ mod tests {
         Refusal::Stopping,
         Refusal::Malformed,
         Refusal::Stale,
+        Refusal::Early,
     ];
 
     fn identity(id: NodeId, incarnation: u64) -> Result<Identity> {
@@ -504,7 +550,7 @@ mod tests {
     fn drawn(kind: u8, reason: u8, me: &Identity, to: &To) -> Bytes {
         let mut bytes = [0; GREETING_LEN];
         write(&mut bytes, 0, *b"KCCM");
-        write(&mut bytes, 4, 1_u16.to_le_bytes());
+        write(&mut bytes, 4, 2_u16.to_le_bytes());
         write(&mut bytes, 6, [kind, reason]);
         write(&mut bytes, 8, me.id.to_le_bytes());
         write(&mut bytes, 10, to.id.to_le_bytes());
@@ -545,18 +591,29 @@ mod tests {
         known: bool,
         admin_down: bool,
         alive: Option<u64>,
+        /// Whether there is a session on the main channel.
+        main: bool,
         resumable: Option<bool>,
     }
 
     impl Hello {
         fn new() -> Result<Self> {
             Ok(Self {
-                bytes: hello(&low()?, HIGH, STANDING),
+                bytes: hello(&low()?, HIGH, Channel::Main, STANDING),
                 source: HOME,
                 known: true,
                 admin_down: false,
                 alive: None,
+                main: false,
                 resumable: None,
+            })
+        }
+
+        fn for_bulk() -> Result<Self> {
+            Ok(Self {
+                bytes: hello(&low()?, HIGH, Channel::Bulk, STANDING),
+                main: true,
+                ..Self::new()?
             })
         }
 
@@ -572,6 +629,7 @@ mod tests {
                     ip: HOME,
                     admin_down: self.admin_down,
                     alive: self.alive,
+                    known: self.main,
                     resumable: self.resumable,
                 })
             }))
@@ -623,15 +681,20 @@ mod tests {
                 ..STANDING
             },
         };
-        let said = hello(&low, HIGH, STANDING);
+        let said = hello(&low, HIGH, Channel::Main, STANDING);
         assert!(said == drawn(1, 0, &low, &to_high));
         assert!(welcome(&high, &low, STANDING) == drawn(2, 0, &high, &to_low));
         for (value, reason) in (1..).zip(REFUSALS) {
             assert!(refuse(&high, reason) == drawn(3, value, &high, &To::default()));
         }
+        let for_bulk = hello(&low, HIGH, Channel::Bulk, STANDING);
+        assert!(for_bulk == drawn(4, 0, &low, &to_high));
         for id in [0, 1, 0x0102, NodeId::MAX] {
             let me = identity(id, 1)?;
-            assert_eq!(claimed_id(&hello(&me, HIGH, Standing::default())), id);
+            assert_eq!(
+                claimed_id(&hello(&me, HIGH, Channel::Main, Standing::default())),
+                id
+            );
         }
         Ok(())
     }
@@ -640,13 +703,14 @@ mod tests {
     fn handshake_tells_both_of_each_other() -> Result {
         let (low, high) = (low()?, high()?);
         let mut asked = None;
-        let said = hello(&low, HIGH, STANDING);
+        let said = hello(&low, HIGH, Channel::Main, STANDING);
         let heard = check_hello(&said, &high, HOME, |greeting| {
             asked = Some(greeting.peer.id);
             Some(Claimed {
                 ip: HOME,
                 admin_down: false,
                 alive: None,
+                known: false,
                 resumable: None,
             })
         });
@@ -774,6 +838,7 @@ mod tests {
             ("stopping", ESHUTDOWN),
             ("malformed greeting", EINVAL),
             ("stale greeting", EBUSY),
+            ("too early", EBUSY),
         ];
         for (refusal, (text, errno)) in REFUSALS.into_iter().zip(expected) {
             let shown = CString::try_from_fmt(fmt!("{refusal}"))?;
@@ -800,10 +865,10 @@ mod tests {
     type Wrong = fn(&mut Hello);
 
     /// Every cause of a refusal, by precedence. All can be had at once.
-    const CAUSES: [(Wrong, Option<Refusal>); 10] = [
+    const CAUSES: [(Wrong, Option<Refusal>); 11] = [
         (|hello| write(&mut hello.bytes, 0, *b"HTTP"), None),
         (
-            |hello| write(&mut hello.bytes, 4, [2, 0]),
+            |hello| write(&mut hello.bytes, 4, [1, 0]),
             Some(Refusal::Version),
         ),
         (
@@ -830,6 +895,8 @@ mod tests {
             Some(Refusal::Address),
         ),
         (|hello| hello.admin_down = true, Some(Refusal::AdminDown)),
+        // There is nothing yet that it could be beside.
+        (|hello| hello.main = false, Some(Refusal::Early)),
         (
             |hello| hello.alive = Some(LOW_RUN + 1),
             Some(Refusal::Duplicate),
@@ -840,7 +907,7 @@ mod tests {
     fn each_refusal_has_its_cause_and_the_first_is_told() -> Result {
         // Every set of causes.
         for set in 1_usize..1 << CAUSES.len() {
-            let mut hello = Hello::new()?;
+            let mut hello = Hello::for_bulk()?;
             let mut first = None;
             for (i, (wrong, refusal)) in CAUSES.into_iter().enumerate() {
                 if set & 1 << i != 0 {
@@ -873,13 +940,14 @@ mod tests {
         const IDS: [NodeId; 6] = [0, 1, 2, 127, 254, 255];
         for from in IDS {
             for me in IDS {
-                let said = hello(&identity(from, LOW_RUN)?, me, STANDING);
+                let said = hello(&identity(from, LOW_RUN)?, me, Channel::Main, STANDING);
                 let judged = check_hello(&said, &identity(me, HIGH_RUN)?, HOME, |greeting| {
                     // A node is not among its own peers.
                     (greeting.peer.id != me).then_some(Claimed {
                         ip: HOME,
                         admin_down: false,
                         alive: None,
+                        known: false,
                         resumable: None,
                     })
                 });
@@ -910,7 +978,7 @@ mod tests {
 
     #[test]
     fn every_other_version_is_refused() -> Result {
-        for version in [0, 2, 3, 0x0100, 0x0101, u16::MAX] {
+        for version in [0, 1, 3, 0x0100, 0x0102, u16::MAX] {
             let mut hello = Hello::new()?;
             // Behind the version everything may be different.
             hello.bytes[8..].fill(0xee);
@@ -928,8 +996,13 @@ mod tests {
     fn only_a_hello_is_a_hello() -> Result {
         for kind in 0..=u8::MAX {
             let hello = Hello::new()?.with(6, [kind]);
-            assert_eq!(hello.is_accepted()?, kind == 1);
-            let refusal = (kind != 1).then_some(Refusal::Malformed);
+            let refusal = match kind {
+                1 => None,
+                // Of a peer with which there is no session.
+                4 => Some(Refusal::Early),
+                _ => Some(Refusal::Malformed),
+            };
+            assert_eq!(hello.is_accepted()?, refusal.is_none());
             assert_eq!(hello.refusal()?, refusal);
         }
         for reason in 1..=u8::MAX {
@@ -945,7 +1018,7 @@ mod tests {
             let mut other = low()?;
             other.cluster = ClusterName::new(name.as_bytes()).ok_or(EINVAL)?;
             let mut said = Hello::new()?;
-            said.bytes = hello(&other, HIGH, STANDING);
+            said.bytes = hello(&other, HIGH, Channel::Main, STANDING);
             assert_eq!(said.refusal()?, Some(Refusal::Cluster));
         }
         Ok(())
@@ -1000,6 +1073,22 @@ mod tests {
             hello.resumable = resumable;
             assert_eq!(hello.refusal()?, refusal);
             assert_eq!(hello.is_accepted()?, refusal.is_none());
+        }
+        Ok(())
+    }
+
+    /// The channel for bulk comes after the main one.
+    #[test]
+    fn early_greeting_is_refused() -> Result {
+        for main in [false, true] {
+            let mut said = Hello::new()?;
+            said.main = main;
+            assert!(said.is_accepted()?);
+            let mut said = Hello::for_bulk()?;
+            said.main = main;
+            assert_eq!(said.refusal()?, (!main).then_some(Refusal::Early));
+            let greeting = said.judge()?.ok();
+            assert_eq!(greeting.map(|g| g.channel), main.then_some(Channel::Bulk));
         }
         Ok(())
     }
@@ -1108,7 +1197,7 @@ mod tests {
     /// Only the first eight bytes of a refusal have their place in every version.
     #[test]
     fn refusal_from_another_version_is_understood() -> Result {
-        for version in [0, 2, 0x0100, u16::MAX] {
+        for version in [0, 1, 0x0100, u16::MAX] {
             for reason in REFUSALS {
                 let mut bytes = refuse(&high()?, reason);
                 write(&mut bytes, 4, version.to_le_bytes());
@@ -1121,7 +1210,7 @@ mod tests {
 
     #[test]
     fn refusal_without_a_known_reason_is_malformed() -> Result {
-        for reason in (0..=u8::MAX).filter(|reason| !(1..=10).contains(reason)) {
+        for reason in (0..=u8::MAX).filter(|reason| !(1..=11).contains(reason)) {
             let mut bytes = refuse(&high()?, Refusal::Stopping);
             write(&mut bytes, 7, [reason]);
             assert_eq!(judge_answer(&bytes)?, Err(Refusal::Malformed));
@@ -1137,7 +1226,7 @@ mod tests {
         // By precedence. All can be had at once.
         let causes: [(WrongAnswer, Refusal); 7] = [
             (|bytes| write(bytes, 0, *b"HTTP"), Refusal::Malformed),
-            (|bytes| write(bytes, 4, [2, 0]), Refusal::Version),
+            (|bytes| write(bytes, 4, [1, 0]), Refusal::Version),
             // It is no answer.
             (|bytes| write(bytes, 6, [1]), Refusal::Malformed),
             (|bytes| write(bytes, 80, *b"prod-2"), Refusal::Cluster),

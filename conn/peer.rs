@@ -4,6 +4,10 @@
 //!
 //! A peer is there for as long as this node. It has a [`Session`] from the first handshake with one
 //! of its incarnations to that one's end, and during that one connection after the other.
+//!
+//! All of that is there once more for bulk, from the moment that somebody asks for it, as a [`Peer`] of
+//! its own that the first one has ([`Channel`]). It has a session only while the first has one with the
+//! same incarnation, and is up when that is.
 
 use super::credit::{
     Lane,
@@ -18,6 +22,7 @@ use super::flow::{
 };
 use super::frame::Bounds;
 use super::hello::{
+    Channel,
     Greeting,
     Identity,
     Refusal,
@@ -153,6 +158,12 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     /// Who connects.
     pub(crate) role: Role,
+    /// Which of its connections this is about.
+    pub(crate) channel: Channel,
+    /// If it is the main one, the other.
+    bulk: Option<Arc<Peer>>,
+    /// Somebody has asked for it, if it is that for bulk.
+    wanted: Atomic<bool>,
     /// The longest frames that this node accepts.
     own: Bounds,
     /// This node's incarnation.
@@ -168,8 +179,9 @@ pub(crate) struct Peer {
     pub(crate) reminder: Reminder,
     /// There is more to grant, which a thread has to do.
     owed: Atomic<bool>,
-    /// Whether it is not down: the same as in `inner`, for those who cannot take its lock.
-    up: Atomic<bool>,
+    /// Whether it is not down: the same as in `inner`, for those who cannot take its lock, and for both
+    /// channels.
+    up: Arc<Atomic<bool>>,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -215,9 +227,26 @@ pub(crate) struct Snapshot {
 impl Peer {
     /// A peer of the node `me`, to be connected at once.
     pub(crate) fn new(me: &Identity, member: &Member, limits: &Limits) -> Result<Arc<Self>> {
+        let up = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let bulk = Self::on(Channel::Bulk, me, member, limits, up.clone(), None)?;
+        Self::on(Channel::Main, me, member, limits, up, Some(bulk))
+    }
+
+    fn on(
+        channel: Channel,
+        me: &Identity,
+        member: &Member,
+        limits: &Limits,
+        up: Arc<Atomic<bool>>,
+        bulk: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>> {
         let role = Role::of(me.id, member.id);
         let backoff = Backoff::new(limits.backoff_min_ms.into(), limits.backoff_max_ms.into());
-        let machine = Machine::new(role, backoff, limits.handshake_ms.into(), clock::now());
+        let mut machine = Machine::new(role, backoff, limits.handshake_ms.into(), clock::now());
+        if channel == Channel::Bulk && role == Role::Connect {
+            // Until it is wanted.
+            machine.step(Event::AdminDown, clock::now(), 0);
+        }
         let inner = Inner {
             machine,
             conn: None,
@@ -244,6 +273,9 @@ impl Peer {
                 id: member.id,
                 addr: member.addr,
                 role,
+                channel,
+                bulk,
+                wanted: Atomic::new(false),
                 own: Bounds {
                     message: limits.max_message,
                     rcall: limits.max_rcall,
@@ -258,7 +290,7 @@ impl Peer {
                 refused_for: Atomic::new(0),
                 reminder: Reminder::new(),
                 owed: Atomic::new(false),
-                up: Atomic::new(false),
+                up,
                 inner <- new_spinlock_bh!(inner, "Peer::inner"),
             }),
             GFP_KERNEL,
@@ -319,8 +351,49 @@ impl Peer {
     pub(crate) fn sendable(&self) -> Result<Arc<Session>> {
         let inner = self.inner.lock();
         match &inner.active {
-            Some(active) if !inner.down => Ok(active.session.clone()),
+            Some(active) if self.is_up() => Ok(active.session.clone()),
             _ => Err(EHOSTDOWN),
+        }
+    }
+
+    /// Both channels, or this one.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Self> {
+        [Some(self), self.bulk.as_deref()].into_iter().flatten()
+    }
+
+    // ---- The channel for bulk.
+
+    /// That channel. `None` if this is it.
+    pub(crate) fn bulk(&self) -> Option<&Arc<Self>> {
+        self.bulk.as_ref()
+    }
+
+    /// Somebody asks for this channel. Returns whether that is news.
+    pub(crate) fn want(&self) -> bool {
+        !self.is_wanted() && !self.wanted.xchg(true, Full)
+    }
+
+    /// Whether somebody has.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
+    }
+
+    /// Whether there is a session with that incarnation.
+    pub(crate) fn knows(&self, incarnation: u64) -> bool {
+        let session = self.session();
+        session.is_some_and(|s| s.peer.incarnation == incarnation)
+    }
+
+    /// The peer, to which this is the channel for bulk, is down. Who waited for room is told.
+    pub(crate) fn turn_away(&self) {
+        let waiters = self
+            .inner
+            .lock()
+            .active
+            .as_mut()
+            .map(|a| a.flow.turn_away());
+        if let Some(waiters) = waiters {
+            tell(waiters);
         }
     }
 
@@ -499,7 +572,9 @@ impl Peer {
         }
         inner.connected = true;
         inner.epoch += 1;
-        self.up.store(true, Relaxed);
+        if self.channel == Channel::Main {
+            self.up.store(true, Relaxed);
+        }
         if core::mem::take(&mut inner.down) {
             inner.ups += 1;
         }
@@ -702,7 +777,10 @@ impl Peer {
             return Err(EDEADLK);
         }
         let waiter = Waiter::new(kind, cost)?;
-        self.inner.lock().flow_of(session)?.queue(&waiter);
+        self.inner
+            .lock()
+            .flow_of(session, self.is_up())?
+            .queue(&waiter);
         let waited = waiter.done.wait(timeout);
         self.admitted(&waiter, session, waited).map(kept)
     }
@@ -716,7 +794,7 @@ impl Peer {
         may_wait: bool,
     ) -> Result<Option<bool>> {
         let mut inner = self.inner.lock();
-        let flow = inner.flow_of(session)?;
+        let flow = inner.flow_of(session, self.is_up())?;
         let taken = flow.take_at_once(kind, cost, may_wait);
         Ok(taken.then(|| flow.take_ask()))
     }
@@ -734,7 +812,7 @@ impl Peer {
             let active = inner.active.as_mut();
             return Ok(active.is_some_and(|a| a.flow.take_ask()));
         }
-        let flow = inner.flow_of(session)?;
+        let flow = inner.flow_of(session, self.is_up())?;
         let found = flow.leave(waiter);
         drop(inner);
         drop(found);
@@ -891,10 +969,10 @@ impl Inner {
     }
 
     /// What is sent in this session, if that is still the present one and its peer is not down.
-    fn flow_of(&mut self, session: &Arc<Session>) -> Result<&mut Flow> {
+    fn flow_of(&mut self, session: &Arc<Session>, up: bool) -> Result<&mut Flow> {
         match &mut self.active {
             Some(active) if Arc::ptr_eq(&active.session, session) => {
-                if self.down {
+                if !up {
                     return Err(EHOSTDOWN);
                 }
                 Ok(&mut active.flow)

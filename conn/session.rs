@@ -172,6 +172,18 @@ impl Session {
         }
     }
 
+    /// Asks the peer over this connection to open the channel for bulk. Process context.
+    pub(crate) fn ask_for_bulk(&self, conn: &Arc<Conn>) {
+        match OutFrame::control(Header::Open) {
+            Ok(frame) => {
+                self.tx.push_control(conn, frame);
+                self.flush();
+            }
+            // Whoever waits would wait for ever; it is asked for anew over a new connection.
+            Err(e) => conn.fail(e, None),
+        }
+    }
+
     /// Sends a sign of life and an acknowledgement, unless other frames wait, which are as good.
     /// Process context.
     pub(crate) fn ping(&self) {

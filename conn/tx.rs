@@ -920,6 +920,17 @@ impl Tx {
         drop(unneeded);
     }
 
+    /// Queues a control frame for this connection, which is sent before all that is sequenced.
+    pub(crate) fn push_control(&self, conn: &Arc<Conn>, frame: ListArc<OutFrame>) {
+        let mut queue = self.queue.lock();
+        if queue.is_past(conn) || queue.ending.is_some() {
+            drop(queue);
+            drop(frame);
+        } else {
+            queue.control.push_back(frame);
+        }
+    }
+
     /// Queues a control frame if no other frame waits, which would do as well. Those that are being sent
     /// would not: what they acknowledge has been settled.
     pub(crate) fn push_ping(&self, frame: ListArc<OutFrame>) {

@@ -31,6 +31,7 @@ use crate::conn::frame::{
     FEW,
     HEADER_LEN, //
 };
+use crate::conn::hello::Channel;
 use crate::conn::inbox;
 use crate::conn::inbox::Due;
 use crate::conn::peer::Peer;
@@ -169,6 +170,9 @@ impl Upcall<'_> {
         if header.payload_len() as usize > PAYLOAD_MAX {
             return Step::Leave;
         }
+        if header.is_sequenced() && self.peer.channel == Channel::Bulk {
+            return Step::Leave;
+        }
         let whole = there >= HEADER_LEN + header.payload_len() as usize;
         // Before anything is allocated for it.
         let easy = self
@@ -267,7 +271,10 @@ impl Upcall<'_> {
                 self.pass(0)?;
             }
             Header::Ping { answer: false } => self.pass(0)?,
-            Header::Ping { answer: true } | Header::Message { .. } | Header::Bye(_) => return None,
+            Header::Ping { answer: true }
+            | Header::Message { .. }
+            | Header::Bye(_)
+            | Header::Open => return None,
         }
         Some(())
     }

@@ -33,7 +33,7 @@ from cluster.settings import timeout_scale
 from conftest import ClusterFactory
 from hostile import BOUNDS, HIGH, LOW, SOON, TRUE, VICTIM, Cell, Hostile, program
 from traffic import traffic
-from wire import BYE, CALL, CALL_SYNC, CREDIT, MESSAGE, PING, REPLY
+from wire import BYE, CALL, CALL_SYNC, CREDIT, MESSAGE, OPEN, PING, REPLY
 from wire import header as H
 
 KINDS = {
@@ -43,9 +43,10 @@ KINDS = {
     "reply": REPLY,
     "credit": CREDIT,
     "ping": PING,
+    "open": OPEN,
     "bye": BYE,
 }
-MOST = {MESSAGE: BOUNDS["max_message"], CREDIT: 0, PING: 0, BYE: 0}
+MOST = {MESSAGE: BOUNDS["max_message"], CREDIT: 0, PING: 0, BYE: 0, OPEN: 0}
 NOBODY = 0x7FFF_FFFF  # a function that nobody has registered
 TAG = 0x7FFF  # of messages that nobody receives
 
@@ -209,6 +210,9 @@ FIELDS: list[tuple[str, int, dict[str, int]]] = [
     ("bye, id", BYE, {"id": 1}),
     ("bye for no reason", BYE, {"tag": len(BYES)}),
     ("bye, arg", BYE, {"arg": 1}),
+    ("open, id", OPEN, {"id": 1}),
+    ("open, tag", OPEN, {"tag": 1}),
+    ("open, arg", OPEN, {"arg": 1}),
 ]
 
 # What is not frames at all.
@@ -225,7 +229,7 @@ NOISE = {
 
 def speeches() -> Iterator[Speech]:
     """Everything wrong, and some that is only odd."""
-    for kind in (0, 8, 77, 128, 255):
+    for kind in (0, 9, 77, 128, 255):
         yield malformed(f"kind {kind}", kind)
     for name, kind in KINDS.items():
         yield from speeches_of_a_kind(name, kind)
@@ -512,12 +516,13 @@ class Talk:
 # What a hello says wrongly, and what it is refused for; None if it is not answered at all.
 HELLOS: list[tuple[dict[str, Any], int | None]] = [
     *(({"magic": magic}, None) for magic in (b"HTTP", b"KCCN", b"MCCK", bytes(4))),
-    *(({"version": version}, 1) for version in (0, 2, 256, 0xFFFF)),
+    *(({"version": version}, 1) for version in (0, wire.VERSION - 1, wire.VERSION + 1, 256, 0xFFFF)),
     *(({"cluster": name}, 2) for name in ("other", "h", 64 * "x")),
     *(({"source": source}, 3) for source in (VICTIM, 9, 255)),
     *(({"to": to}, 3) for to in (LOW, TRUE, 9, 255)),
     *(({"source": source}, 4) for source in (TRUE, HIGH)),
-    *(({"kind": kind}, 9) for kind in (0, wire.WELCOME, wire.REFUSAL, 4, 255)),
+    *(({"kind": kind}, 9) for kind in (0, wire.WELCOME, wire.REFUSAL, 5, 255)),
+    ({"kind": wire.HELLO_BULK}, 11),
     *(({"reason": reason}, 9) for reason in (1, 255)),
     *(({"source": node}, 9) for node in (256, 0xFFFF)),
     *(({"to": node}, 9) for node in (256, 0xFFFF)),
@@ -541,8 +546,8 @@ ODD_HELLOS: list[dict[str, Any]] = [
 # What a welcome says wrongly, and what the log has to say of that.
 WELCOMES: list[tuple[dict[str, Any], str]] = [
     *(({"magic": magic}, "malformed greeting") for magic in (b"HTTP", bytes(4))),
-    *(({"version": version}, "wrong version") for version in (0, 2, 0xFFFF)),
-    *(({"kind": kind}, "malformed greeting") for kind in (0, wire.HELLO, 4, 255)),
+    *(({"version": version}, "wrong version") for version in (0, wire.VERSION - 1, wire.VERSION + 1, 0xFFFF)),
+    *(({"kind": kind}, "malformed greeting") for kind in (0, wire.HELLO, wire.HELLO_BULK, 255)),
     *(({"reason": reason}, "malformed greeting") for reason in (1, 255)),
     *(({"cluster": name}, "wrong cluster") for name in ("other", "h")),
     *(({"source": source}, "unknown id") for source in (LOW, VICTIM, TRUE, 9)),
@@ -632,7 +637,7 @@ def answer_cells(hostile: Hostile) -> Iterator[Cell]:
         reason = wire.REASONS.get(number)
         by = f"refused by node {HIGH} {at}{reason}"
         by = by if reason else f"refused node {HIGH} {at}malformed greeting"
-        if reason or number in (0, 11, 255):
+        if reason or number in (0, 12, 255):
             values = {"kind": wire.REFUSAL, "reason": number}
             answer = hostile.welcome(hostile.incarnation(), **values)
             yield answered(f"refusal, reason {number}", answer, by)
@@ -779,7 +784,7 @@ class Expectation:
         sane = sane and (flags == 0 or kind == REPLY and flags <= 5)
         sane = sane and (id_ == 0 or kind in (CALL_SYNC, REPLY, CREDIT))
         sane = sane and (arg == 0 or kind == REPLY or kind == CALL_SYNC and room <= most)
-        sane = sane and tag <= {CREDIT: 1, PING: 1, BYE: 4}.get(kind, tag)
+        sane = sane and tag <= {CREDIT: 1, PING: 1, BYE: 4, OPEN: 0}.get(kind, tag)
         sane = sane and (kind != REPLY or flags == 3 or tag == length)
         return "" if sane else "EPROTO", length
 

@@ -45,7 +45,7 @@ class Bad:
 
 
 BAD_GREETINGS = [
-    Bad("wrong version", {"version": 2}, nameless=True),
+    Bad("wrong version", {"version": wire.VERSION + 1}, nameless=True),
     Bad("wrong version", {"version": 0xFFFF}, nameless=True),
     Bad("wrong cluster", {"cluster": "other"}),
     Bad("wrong cluster", {"cluster": "strangers2"}),
@@ -338,7 +338,7 @@ def test_more_than_was_granted(speaker: Cluster) -> None:
 
 ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "not KCCM": ({"magic": b"HTTP"}, "refused node 2 at .*: malformed greeting"),
-    "another version": ({"version": 2}, "refused node 2 at .*: wrong version"),
+    "another version": ({"version": wire.VERSION + 1}, "refused node 2 at .*: wrong version"),
     "no such kind": ({"kind": 9}, "refused node 2 at .*: malformed greeting"),
     "another cluster": ({"cluster": "other"}, "refused node 2 at .*: wrong cluster"),
     "another node": ({"source": 1}, "refused node 2 at .*: unknown id"),

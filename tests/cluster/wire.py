@@ -11,12 +11,12 @@ import struct
 from dataclasses import dataclass, field
 
 MAGIC = b"KCCM"
-VERSION = 1
+VERSION = 2
 GREETING_LEN = 144
 HEADER_LEN = 40
 
-HELLO, WELCOME, REFUSAL = 1, 2, 3
-MESSAGE, CALL, CALL_SYNC, REPLY, CREDIT, PING, BYE = range(1, 8)
+HELLO, WELCOME, REFUSAL, HELLO_BULK = range(1, 5)
+MESSAGE, CALL, CALL_SYNC, REPLY, CREDIT, PING, BYE, OPEN = range(1, 9)
 SEQUENCED = (MESSAGE, CALL, CALL_SYNC, REPLY)
 
 _GREETING = struct.Struct("<4sHBBHHIQQQIIQQQQ64s")
@@ -35,6 +35,7 @@ REASONS = {
     8: "stopping",
     9: "malformed greeting",
     10: "stale greeting",
+    11: "too early",
 }
 
 

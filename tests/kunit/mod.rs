@@ -14,6 +14,7 @@
 //! | `rcall`    | remote calls, short and long, with and without reply (P5, P8, P9)      |
 //! | `handlers` | registering functions, and taking them back                            |
 //! | `session`  | exactly once and in order, across connections and restarts             |
+//! | `bulk`     | the second channel, for what nothing is to wait behind                 |
 //! | `keys`     | who has the key, and who has not; keys that change                     |
 //! | `quick`    | what is seen to in the upcall: handlers for softirqs, and replies      |
 //! | `recovery` | peers that break, fall silent, come back; events (P2, P11)             |
@@ -26,6 +27,7 @@
 //! what is exported. Loading it runs them all; the results are in the log, and in
 //! /sys/kernel/debug/kunit/<suite>/results. The loopback device must be up.
 
+mod bulk;
 mod cluster;
 mod handlers;
 mod harness;

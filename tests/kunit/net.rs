@@ -863,7 +863,7 @@ impl Client {
         standing: Standing,
     ) -> Result<Self> {
         let client = Self::connect(cluster.ip(me.id), cluster.addr(to))?;
-        client.say(&hello::hello(me, to, standing))?;
+        client.say(&hello::hello(me, to, hello::Channel::Main, standing))?;
         match client.answer(me, to)? {
             None => {
                 client.say(&client.frame(PING))?;

@@ -522,7 +522,12 @@ mod tests {
         first.wait_for(Header::Bye(Bye::Replaced))?;
         first.wait_closed()?;
         let third = Client::connect(cluster.ip(0), cluster.addr(1))?;
-        third.say(&hello::hello(&me(8)?, 1, anew(&me(8)?)))?;
+        third.say(&hello::hello(
+            &me(8)?,
+            1,
+            hello::Channel::Main,
+            anew(&me(8)?),
+        ))?;
         check_eq!(third.answer(&me(8)?, 1)?, Some(Refusal::Duplicate));
         check_eq!(epoch(&node, 0), 2);
         drop(second);

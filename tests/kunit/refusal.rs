@@ -120,7 +120,8 @@ mod tests {
         let nine = cluster.stranger(9, 7)?;
         let mut other = zero;
         other.cluster = ClusterName::new(b"other").ok_or(EINVAL)?;
-        let hello = |me: &Identity, to| hello::hello(me, to, Standing::default());
+        let hello =
+            |me: &Identity, to| hello::hello(me, to, hello::Channel::Main, Standing::default());
         let change = |at: usize, value| {
             let mut bytes = hello(&zero, 1);
             bytes[at] = value;
@@ -138,7 +139,7 @@ mod tests {
             (2, 1, hello(&two, 1), Refusal::Direction),
             (0, 1, hello(&zero, 1), Refusal::Duplicate),
             (2, 1, hello(&zero, 1), Refusal::Address),
-            (0, 1, change(VERSION_AT, 2), Refusal::Version),
+            (0, 1, change(VERSION_AT, 1), Refusal::Version),
             (0, 1, change(KIND_AT, 2), Refusal::Malformed),
             (0, 1, change(CLUSTER_END, 1), Refusal::Malformed),
             (0, 1, no_incarnation, Refusal::Malformed),
@@ -173,7 +174,7 @@ mod tests {
     fn greeting_takes_too_long() -> Result {
         let cluster = three()?;
         let me = cluster.stranger(0, 7)?;
-        let hello = hello::hello(&me, 1, anew(&me));
+        let hello = hello::hello(&me, 1, hello::Channel::Main, anew(&me));
         let begin = clock::now();
         let mut clients = KVec::new();
         for said in [0, 1, GREETING_LEN - 1] {
@@ -204,7 +205,7 @@ mod tests {
     fn greeting_in_pieces() -> Result {
         let (cluster, me) = without_node_0()?;
         let client = Client::connect(own_ip(0), cluster.addr(1))?;
-        for byte in hello::hello(&me, 1, anew(&me)) {
+        for byte in hello::hello(&me, 1, hello::Channel::Main, anew(&me)) {
             client.say(&[byte])?;
         }
         check_eq!(client.answer(&me, 1)?, None);
@@ -254,7 +255,7 @@ mod tests {
         crowd.truncate(20);
         let mut elsewhere = cluster.stranger(0, 7)?;
         elsewhere.cluster = ClusterName::new(b"other").ok_or(EINVAL)?;
-        let hello = hello::hello(&elsewhere, 2, anew(&elsewhere));
+        let hello = hello::hello(&elsewhere, 2, hello::Channel::Main, anew(&elsewhere));
         eventually(|| {
             let answer = Client::connect(own_ip(8), cluster.addr(2)).and_then(|client| {
                 client.tell(&hello)?;
@@ -287,7 +288,7 @@ mod tests {
         let standing = Standing::default();
         let welcome = |from: &Identity, to: &Identity| hello::welcome(from, to, standing);
         let mut version = welcome(&one, me);
-        version[VERSION_AT] = 2;
+        version[VERSION_AT] = 1;
         let garbage: Bytes = *pattern(GREETING_LEN, 1)?.first_chunk().ok_or(EIO)?;
         let cases: [(Bytes, Refusal); 7] = [
             (garbage, Refusal::Malformed),

@@ -863,7 +863,7 @@ mod tests {
         let (cluster, node, me) = with_client(|_| {})?;
         let greet = |standing| {
             let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
-            client.say(&hello::hello(&me, 1, standing))?;
+            client.say(&hello::hello(&me, 1, hello::Channel::Main, standing))?;
             check_eq!(client.answer(&me, 1)?, None);
             Ok(client)
         };
@@ -893,21 +893,31 @@ mod tests {
         let earlier = cluster.stranger(0, 6)?;
         let connect = || Client::connect(cluster.ip(0), cluster.addr(1));
         let (late, dead, welcomed) = (connect()?, connect()?, connect()?);
-        welcomed.say(&hello::hello(&earlier, 1, anew(&earlier)))?;
+        welcomed.say(&hello::hello(
+            &earlier,
+            1,
+            hello::Channel::Main,
+            anew(&earlier),
+        ))?;
         check_eq!(welcomed.answer(&earlier, 1)?, None);
         let client = Client::join(&cluster, &me, 1)?;
         let message = Header::Message { tag: TAG, len: 0 };
         client.say(&client.frame(message))?;
         waiting(&node, 1, 0)?;
         // Said before the session began, by this incarnation.
-        late.say(&hello::hello(&me, 1, anew(&me)))?;
+        late.say(&hello::hello(&me, 1, hello::Channel::Main, anew(&me)))?;
         check_eq!(late.answer(&me, 1)?, Some(Refusal::Stale));
         // The one before it was welcomed in vain.
         welcomed.wait_closed()?;
         // While the connection is broken, nobody can tell that it is no more; but it is not heard again.
         drop(client);
         sees_lost(&node, 0)?;
-        dead.say(&hello::hello(&earlier, 1, anew(&earlier)))?;
+        dead.say(&hello::hello(
+            &earlier,
+            1,
+            hello::Channel::Main,
+            anew(&earlier),
+        ))?;
         check_eq!(dead.answer(&earlier, 1)?, None);
         let client = Client::join_at(&cluster, &me, 1, standing(&node, &me, 0))?;
         check_eq!(client.welcome_received(), 1);
@@ -926,7 +936,7 @@ mod tests {
         let mut clients = KVec::new();
         for _ in 0..4 {
             let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
-            client.say(&hello::hello(&me, 1, anew(&me)))?;
+            client.say(&hello::hello(&me, 1, hello::Channel::Main, anew(&me)))?;
             check_eq!(client.answer(&me, 1)?, None);
             clients.push(client, GFP_KERNEL)?;
         }
@@ -962,7 +972,12 @@ mod tests {
             [0xa5; HEADER_LEN],
         ] {
             let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
-            client.say(&hello::hello(&me, 1, standing(&node, &me, 0)))?;
+            client.say(&hello::hello(
+                &me,
+                1,
+                hello::Channel::Main,
+                standing(&node, &me, 0),
+            ))?;
             check_eq!(client.answer(&me, 1)?, None);
             client.say(&nonsense)?;
             client.wait_closed()?;
@@ -1081,7 +1096,7 @@ mod tests {
         for wrong in [4, u64::MAX, 1, 0].map(|n| standing(&node, &me, n)) {
             for wrong in [wrong, other, forgetful] {
                 let client = Client::connect(cluster.ip(0), cluster.addr(1))?;
-                client.say(&hello::hello(&me, 1, wrong))?;
+                client.say(&hello::hello(&me, 1, hello::Channel::Main, wrong))?;
                 check_eq!(client.answer(&me, 1)?, Some(Refusal::Stale));
                 client.wait_closed()?;
             }

@@ -34,7 +34,7 @@ fn judgement(fields: &Fields, me: &Identity, expected: NodeId) -> Result<Option<
         fields.from == expected && fields.to == me.id && fields.standing.with == me.incarnation;
     let reasons = [
         (fields.magic != *b"KCCM", Refusal::Malformed),
-        (fields.version != 1, Refusal::Version),
+        (fields.version != 2, Refusal::Version),
         (!sane, Refusal::Malformed),
         (fields.cluster != *me.cluster.wire(), Refusal::Cluster),
         (!right, Refusal::UnknownId),
@@ -46,7 +46,7 @@ fn judgement(fields: &Fields, me: &Identity, expected: NodeId) -> Result<Option<
 }
 
 /// By their numbers, from 1.
-const REFUSALS: [Refusal; 10] = [
+const REFUSALS: [Refusal; 11] = [
     Refusal::Version,
     Refusal::Cluster,
     Refusal::UnknownId,
@@ -57,6 +57,7 @@ const REFUSALS: [Refusal; 10] = [
     Refusal::Stopping,
     Refusal::Malformed,
     Refusal::Stale,
+    Refusal::Early,
 ];
 
 pub(crate) fn run(input: &[u8]) {

@@ -14,6 +14,7 @@ use crate::conn::frame::Bounds;
 use crate::conn::hello::{
     check_hello,
     hello,
+    Channel,
     Claimed,
     Identity,
     Standing, //
@@ -133,11 +134,12 @@ fn greet(config: &Config) {
         granted: me.windows,
         ..Standing::default()
     };
-    let judged = check_hello(&hello(&me, 1, standing), &peer, ip, |_| {
+    let judged = check_hello(&hello(&me, 1, Channel::Main, standing), &peer, ip, |_| {
         Some(Claimed {
             ip,
             admin_down: false,
             alive: None,
+            known: false,
             resumable: None,
         })
     });

@@ -71,6 +71,7 @@ impl Fields {
             },
             (6, 0, 0, 0) if tag < 2 => Header::Ping { answer: tag == 1 },
             (7, 0, 0, 0) => Header::Bye(*BYES.get(tag as usize)?),
+            (8, 0, 0, 0) if tag == 0 => Header::Open,
             _ => return None,
         };
         let fits = self.reserved == 0 && len <= bound(&header, bounds);
@@ -102,7 +103,7 @@ fn bound(header: &Header, bounds: Bounds) -> u32 {
     match header {
         Header::Message { .. } => bounds.message,
         Header::Call { .. } | Header::CallSync { .. } | Header::Reply { .. } => bounds.rcall,
-        Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => 0,
+        Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) | Header::Open => 0,
     }
 }
 
@@ -121,7 +122,7 @@ fn makes_sense(header: &Header, bounds: Bounds) -> bool {
 
 /// Any header, also one that nobody should send.
 pub(crate) fn any_header(script: &mut Script<'_>, len: u32) -> Header {
-    match script.u8() % 7 {
+    match script.u8() % 8 {
         0 => Header::Message {
             tag: script.u32(),
             len,
@@ -153,6 +154,7 @@ pub(crate) fn any_header(script: &mut Script<'_>, len: u32) -> Header {
         5 => Header::Ping {
             answer: script.bit(),
         },
+        6 => Header::Open,
         _ => Header::Bye(script.pick(&BYES)),
     }
 }
@@ -177,7 +179,7 @@ pub(crate) fn is_numbered(header: &Header) -> bool {
         | Header::Call { .. }
         | Header::CallSync { .. }
         | Header::Reply { .. } => true,
-        Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) => false,
+        Header::Credit { .. } | Header::Ping { .. } | Header::Bye(_) | Header::Open => false,
     }
 }
 
@@ -203,11 +205,11 @@ fn received(bytes: &Bytes, bounds: Bounds) {
                 assert!(!why.text().is_empty());
             }
         }
-        Err(Malformed::Kind(kind)) => assert!(kind == bytes[4] && !(1..=7).contains(&kind)),
+        Err(Malformed::Kind(kind)) => assert!(kind == bytes[4] && !(1..=8).contains(&kind)),
         Err(Malformed::TooLong(len)) => {
             let fields = Fields::of(bytes);
             assert!(len == fields.len || len == fields.arg as u32);
-            assert!(matches!(fields.kind, 5..=7) || len > bounds.message.min(bounds.rcall));
+            assert!(matches!(fields.kind, 5..=8) || len > bounds.message.min(bounds.rcall));
         }
         Err(Malformed::Field) => {}
     }

@@ -17,6 +17,7 @@ use crate::conn::hello::{
     welcome,
     Answer,
     Bytes,
+    Channel,
     Claimed,
     Greeting,
     Identity,
@@ -146,11 +147,13 @@ fn any_claimed(script: &mut Script<'_>) -> Option<Claimed> {
     let (unknown, admin_down) = (script.bit(), script.bit());
     let alive = script.bit().then(|| script.number());
     let resumable = script.bit().then(|| script.bit());
+    let known = script.bit();
     let ip = any_ip(script);
     (!unknown).then_some(Claimed {
         ip,
         admin_down,
         alive,
+        known,
         resumable,
     })
 }
@@ -182,9 +185,10 @@ fn judgement(
     claimed: Option<&Claimed>,
 ) -> Result<(), Reject> {
     let nowhere_near = |ip: IpAddr| ip != source && ip.is_ipv4() == source.is_ipv4();
-    let sane = fields.sane() && fields.kind == 1 && fields.reason == 0;
+    let is_bulk = fields.kind == 4;
+    let sane = fields.sane() && (fields.kind == 1 || is_bulk) && fields.reason == 0;
     let reasons = [
-        (fields.version != 1, Refusal::Version),
+        (fields.version != 2, Refusal::Version),
         (!sane, Refusal::Malformed),
         (fields.cluster != *me.cluster.wire(), Refusal::Cluster),
         (
@@ -197,6 +201,7 @@ fn judgement(
             Refusal::Address,
         ),
         (claimed.is_some_and(|c| c.admin_down), Refusal::AdminDown),
+        (claimed.is_some_and(|c| is_bulk && !c.known), Refusal::Early),
         (
             claimed.is_some_and(|c| c.alive.unwrap_or(fields.incarnation) != fields.incarnation),
             Refusal::Duplicate,
@@ -229,7 +234,8 @@ pub(crate) fn run(input: &[u8]) {
     let source = any_ip(&mut script);
     let claimed = any_claimed(&mut script);
     // One that is as it should be, or nearly so.
-    let mut bytes = hello(&other, me.id, any_standing(&mut script));
+    let channel = script.pick(&[Channel::Main, Channel::Bulk]);
+    let mut bytes = hello(&other, me.id, channel, any_standing(&mut script));
     spoil(&mut bytes, &mut script);
     let fields = Fields::of(&bytes);
     assert_eq!(claimed_id(&bytes), fields.from);
@@ -246,7 +252,7 @@ pub(crate) fn run(input: &[u8]) {
         Ok(greeting) => {
             assert!(fields.says(&greeting));
             let peer = greeting.peer;
-            let again = hello(&peer, me.id, greeting.standing);
+            let again = hello(&peer, me.id, greeting.channel, greeting.standing);
             assert_eq!(again, bytes);
             let answer = welcome(&me, &peer, any_standing(&mut Script::new(input)));
             match check_answer(&answer, &peer, me.id) {
