@@ -207,6 +207,25 @@ unsafe extern "C" fn kccm_send_sync(
 
 /// # Safety
 ///
+/// `buf` must be valid for reads of `len` bytes.
+#[no_mangle]
+unsafe extern "C" fn kccm_send_bulk(
+    dst: c_int,
+    tag: u32,
+    buf: *const c_void,
+    len: usize,
+    timeout_ms: c_long,
+) -> c_int {
+    with_node(|node| {
+        // SAFETY: By this function's contract.
+        let buf = unsafe { input(buf, len) }?;
+        node.send_bulk(peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
 /// `buf` must be valid for writes of `len` bytes; `info` null or valid for writing.
 #[no_mangle]
 unsafe extern "C" fn kccm_recv(
@@ -561,8 +580,8 @@ const _: () = {
             )*
         };
     }
-    same!(kccm_send kccm_send_sync kccm_recv kccm_recv_alloc kccm_probe kccm_register_handler);
-    same!(kccm_rcall kccm_rcall_sync kccm_members kccm_subscribe);
+    same!(kccm_send kccm_send_sync kccm_send_bulk kccm_recv kccm_recv_alloc kccm_probe);
+    same!(kccm_register_handler kccm_rcall kccm_rcall_sync kccm_members kccm_subscribe);
 
     // Safe to call here, but what C declares never is: both are compared with a type.
     macro_rules! same_as {

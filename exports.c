@@ -12,6 +12,7 @@
 
 EXPORT_SYMBOL_GPL(kccm_send);
 EXPORT_SYMBOL_GPL(kccm_send_sync);
+EXPORT_SYMBOL_GPL(kccm_send_bulk);
 EXPORT_SYMBOL_GPL(kccm_recv);
 EXPORT_SYMBOL_GPL(kccm_recv_alloc);
 EXPORT_SYMBOL_GPL(kccm_probe);

@@ -7,7 +7,8 @@
 use crate::config::Addr;
 use crate::conn::peer::{
     Counter,
-    Peer, //
+    Peer,
+    Stats, //
 };
 use crate::conn::state::State;
 use crate::node::Node;
@@ -127,7 +128,7 @@ fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
     Ok(())
 }
 
-static PEER: [Attr<NodePeer>; 21] = [
+static PEER: [Attr<NodePeer>; 23] = [
     Attr::read(c"state", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
     }),
@@ -143,22 +144,27 @@ static PEER: [Attr<NodePeer>; 21] = [
     Attr::read(c"incarnation", |p, f| {
         f.write_fmt(fmt!("{:016x}\n", p.peer.snapshot().incarnation))
     }),
-    Attr::read(c"tx_messages", |p, f| count(f, &p.peer.stats.tx_messages)),
-    Attr::read(c"rx_messages", |p, f| count(f, &p.peer.stats.rx_messages)),
-    Attr::read(c"tx_rcalls", |p, f| count(f, &p.peer.stats.tx_rcalls)),
-    Attr::read(c"rx_rcalls", |p, f| count(f, &p.peer.stats.rx_rcalls)),
-    Attr::read(c"failed_rcalls", |p, f| {
-        count(f, &p.peer.stats.failed_rcalls)
-    }),
-    Attr::read(c"tx_bytes", |p, f| count(f, &p.peer.stats.tx_bytes)),
-    Attr::read(c"rx_bytes", |p, f| count(f, &p.peer.stats.rx_bytes)),
+    Attr::read(c"tx_messages", |p, f| sum(f, p, |s| &s.tx_messages)),
+    Attr::read(c"rx_messages", |p, f| sum(f, p, |s| &s.rx_messages)),
+    Attr::read(c"tx_rcalls", |p, f| sum(f, p, |s| &s.tx_rcalls)),
+    Attr::read(c"rx_rcalls", |p, f| sum(f, p, |s| &s.rx_rcalls)),
+    Attr::read(c"failed_rcalls", |p, f| sum(f, p, |s| &s.failed_rcalls)),
+    Attr::read(c"tx_bytes", |p, f| sum(f, p, |s| &s.tx_bytes)),
+    Attr::read(c"rx_bytes", |p, f| sum(f, p, |s| &s.rx_bytes)),
     Attr::read(c"attempts", |p, f| count(f, &p.peer.stats.attempts)),
     Attr::read(c"reconnects", |p, f| count(f, &p.peer.stats.reconnects)),
+    Attr::read(c"bulk_state", bulk_state),
+    Attr::read(c"bulk_reconnects", |p, f| match p.peer.bulk() {
+        Some(bulk) => count(f, &bulk.stats.reconnects),
+        None => f.write_str("0\n"),
+    }),
     Attr::read(c"queued_bytes", |p, f| {
-        f.write_fmt(fmt!("{}\n", p.peer.snapshot().queued))
+        let queued: u64 = p.peer.channels().map(|c| c.snapshot().queued).sum();
+        f.write_fmt(fmt!("{queued}\n"))
     }),
     Attr::read(c"unacknowledged", |p, f| {
-        let [bytes, frames] = p.peer.snapshot().kept;
+        let kept = p.peer.channels().map(|c| c.snapshot().kept);
+        let [bytes, frames] = kept.fold([0, 0], |sum, kept| [sum[0] + kept[0], sum[1] + kept[1]]);
         f.write_fmt(fmt!("{frames} {bytes}\n"))
     }),
     Attr::read(c"key", |p, f| match p.peer.conn().and_then(|c| c.key()) {
@@ -173,6 +179,22 @@ static PEER: [Attr<NodePeer>; 21] = [
 
 fn count(f: Out<'_, '_>, counter: &Counter) -> Shown {
     f.write_fmt(fmt!("{}\n", counter.get()))
+}
+
+/// Of both channels.
+fn sum(f: Out<'_, '_>, p: &NodePeer, counter: impl Fn(&Stats) -> &Counter) -> Shown {
+    let sum: u64 = p.peer.channels().map(|c| counter(&c.stats).get()).sum();
+    f.write_fmt(fmt!("{sum}\n"))
+}
+
+fn bulk_state(p: &NodePeer, f: Out<'_, '_>) -> Shown {
+    let Some(bulk) = p.peer.bulk() else {
+        return f.write_str("unused\n");
+    };
+    match bulk.snapshot().state {
+        State::Down | State::Listening if !bulk.is_wanted() => f.write_str("unused\n"),
+        state => f.write_fmt(fmt!("{state}\n")),
+    }
 }
 
 fn last_error(p: &NodePeer, f: Out<'_, '_>) -> Shown {

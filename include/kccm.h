@@ -3,8 +3,8 @@
  * KCCM: kernel-level cluster communication, the interface for other modules.
  *
  * A cluster is a set of nodes, each a kernel with kccm.ko loaded, each with a
- * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection.
- * Over it go messages, which a receiver asks for by source and tag, and
+ * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection,
+ * and with kccm_send_bulk() a second.  Over it go messages, which a receiver asks for by source and tag, and
  * remote calls ("rcalls"), which run a handler registered on the other node.
  * Both are delivered exactly once and in order between two incarnations of two
  * nodes (an incarnation lasts from loading KCCM to unloading it), also when the
@@ -109,6 +109,31 @@ int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
  * -EINVAL: KCCM_NOWAIT; -EDEADLK: called from a short handler.
  */
 int kccm_send_sync(int dst, __u32 tag, const void *buf, size_t len,
+		   long timeout_ms);
+
+/**
+ * kccm_send_bulk() - send a message that what is sent otherwise need not wait for
+ * @dst: id of the receiving node, which is not this one
+ * @tag: the tag a receiver asks for
+ * @buf: the message; it may be reused as soon as the call returns
+ * @len: its length, 0 to the smaller of the two nodes' max_message
+ * @timeout_ms: how long to wait for room, and for the connection: KCCM_FOREVER,
+ *		KCCM_NOWAIT, or milliseconds
+ *
+ * As kccm_send(), but over another connection, which two nodes have from the
+ * first such message on, with as much room of its own.  Such messages are
+ * delivered exactly once, and in order among themselves; what is sent by other
+ * functions may overtake them, and may be overtaken.  For long messages beside
+ * which calls are to stay fast.
+ *
+ * Context: as kccm_send().
+ * Return: as kccm_send(), and
+ * -EAGAIN: that connection is being opened, and KCCM_NOWAIT was given;
+ * -ETIMEDOUT: the same for @timeout_ms;
+ * -EDEADLK: it is being opened, and the caller is a short handler;
+ * -ESHUTDOWN: KCCM stopped while waiting for it.
+ */
+int kccm_send_bulk(int dst, __u32 tag, const void *buf, size_t len,
 		   long timeout_ms);
 
 /**

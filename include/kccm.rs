@@ -131,6 +131,13 @@ pub(crate) mod raw {
             len: usize,
             timeout_ms: c_long,
         ) -> c_int;
+        pub(crate) fn kccm_send_bulk(
+            dst: c_int,
+            tag: u32,
+            buf: *const c_void,
+            len: usize,
+            timeout_ms: c_long,
+        ) -> c_int;
         pub(crate) fn kccm_recv(
             src: c_int,
             tag: i64,
@@ -357,6 +364,32 @@ pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) ->
     // no pointer to it.
     to_result(unsafe {
         raw::kccm_send_sync(
+            dst,
+            tag,
+            message.as_ptr().cast(),
+            message.len(),
+            timeout.to_ms(),
+        )
+    })
+}
+
+/// Sends a message that what is sent otherwise need not wait for: over another connection, which two
+/// nodes have from the first such message on, with as much room of its own.
+///
+/// Such messages are delivered exactly once, and in order among themselves; what is sent by other
+/// functions may overtake them, and may be overtaken. For long messages beside which calls are to stay
+/// fast.
+///
+/// # Errors
+///
+/// As [`send`]; and while that connection is being opened `EAGAIN` or `ETIMEDOUT`, `EDEADLK` in a short
+/// handler, `ESHUTDOWN` if KCCM stops meanwhile.
+pub(crate) fn send_bulk(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
+    let dst = node_to_raw(dst)?;
+    // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
+    // no pointer to it.
+    to_result(unsafe {
+        raw::kccm_send_bulk(
             dst,
             tag,
             message.as_ptr().cast(),

@@ -8,6 +8,7 @@
  *	exec 3<>/dev/kccm_demo; echo "ping 1 100 64 sync" >&3; cat <&3
  *
  * send <node> <tag> <text>	send a message
+ * send_bulk <node> <tag> <text>	the same over the connection for bulk
  * recv <node|-1> <tag|-1> <ms>	receive one; ms: time-out, -1 for ever
  * probe <node|-1> <tag|-1> <ms>	tell of one
  * ping <node> <rounds> <size> <how>	time round trips of <size> bytes:
@@ -174,16 +175,29 @@ static ssize_t do_ping(const char *args, char *out, size_t room)
 
 /* ---- Single messages. */
 
-static ssize_t do_send(const char *args, char *out, size_t room)
+static ssize_t send_text(const char *args, bool bulk, char *out, size_t room)
 {
 	int node, at = 0, ret;
 	unsigned int tag;
+	size_t len;
 
 	if (sscanf(args, "%d %u %n", &node, &tag, &at) != 2 || !at)
 		return -EINVAL;
-	ret = kccm_send(node, tag, args + at, strlen(args + at), KCCM_NOWAIT);
-	return ret ?: scnprintf(out, room, "sent %zu bytes\n",
-				strlen(args + at));
+	len = strlen(args + at);
+	/* The connection for bulk may have to be opened. */
+	ret = bulk ? kccm_send_bulk(node, tag, args + at, len, 5000) :
+		     kccm_send(node, tag, args + at, len, KCCM_NOWAIT);
+	return ret ?: scnprintf(out, room, "sent %zu bytes\n", len);
+}
+
+static ssize_t do_send(const char *args, char *out, size_t room)
+{
+	return send_text(args, false, out, room);
+}
+
+static ssize_t do_send_bulk(const char *args, char *out, size_t room)
+{
+	return send_text(args, true, out, room);
 }
 
 static ssize_t receive(const char *args, bool probe, char *out, size_t room)
@@ -438,6 +452,7 @@ static const struct {
 	ssize_t (*run)(const char *args, char *out, size_t room);
 } commands[] = {
 	{ "send", do_send },
+	{ "send_bulk", do_send_bulk },
 	{ "recv", do_recv },
 	{ "probe", do_probe },
 	{ "ping", do_ping },

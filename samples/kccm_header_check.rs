@@ -128,6 +128,7 @@ same_structs! {
 same_functions! {
     kccm_send,
     kccm_send_sync,
+    kccm_send_bulk,
     kccm_recv: unsafe extern "C" fn(c_int, i64, *mut c_void, usize, *mut _, c_long) -> c_int,
     kccm_recv_alloc: unsafe extern "C" fn(c_int, i64, *mut *mut c_void, *mut _, c_long) -> c_int,
     kccm_probe: unsafe extern "C" fn(c_int, i64, *mut _, c_long) -> c_int,

@@ -32,6 +32,11 @@ def _demo(cluster3: Cluster) -> None:
     need_demo(cluster3)
 
 
+def both_ends(one: int, other: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A pair as either of the two sees it."""
+    return (one, other), (other, one)
+
+
 def stats(cluster: Cluster, node: int) -> dict[str, int]:
     """The node's file of that name."""
     lines = [line.split() for line in cluster.attribute(node, "stats").splitlines()]
@@ -89,6 +94,27 @@ def test_what_a_receiver_asks_for(cluster3: Cluster) -> None:
     nothing = cluster3[0].run(demo_command("recv -1 -1 0"), check=False)
     assert nothing.rc != 0
     assert "temporarily unavailable" in nothing.out
+
+
+def test_bulk_has_a_connection_of_its_own(cluster3: Cluster) -> None:
+    """From the first kccm_send_bulk() on, whichever side calls it; all that is counted is."""
+    names = ("tx_messages", "rx_messages")
+    for sender, receiver in ((0, 1), (2, 1)):
+        for ends in ((sender, receiver), (receiver, sender)):
+            assert cluster3.peer(*ends, "bulk_state") == "unused"
+        before = [cluster3.peer(*ends, name) for ends, name in zip(both_ends(sender, receiver), names)]
+        for number in range(3):
+            demo(cluster3[sender], f"send_bulk {receiver} 6 number {number}")
+        for number in range(3):
+            got = demo(cluster3[receiver], f"recv {sender} 6 5000")
+            assert got.endswith(f"text=number {number}")
+        demo(cluster3[receiver], f"send_bulk {sender} 6 back")
+        assert demo(cluster3[sender], f"recv {receiver} 6 5000").endswith("text=back")
+        for ends in both_ends(sender, receiver):
+            assert cluster3.peer(*ends, "bulk_state") == "up"
+        after = [cluster3.peer(*ends, name) for ends, name in zip(both_ends(sender, receiver), names)]
+        assert [int(a) - int(b) for a, b in zip(after, before)] == [3, 3]
+    assert cluster3.peer(0, 2, "bulk_state") == "unused"
 
 
 def test_time_out(cluster3: Cluster) -> None:

@@ -12,7 +12,17 @@ from cluster import Cluster
 from cluster.cluster import SYSFS
 from cluster.settings import scaled
 from logs import expect_line
-from traffic import Traffic, all_pairs, connections, demo_spawn, need_demo, traffic, unload_all
+from traffic import (
+    Traffic,
+    all_pairs,
+    connections,
+    demo,
+    demo_command,
+    demo_spawn,
+    need_demo,
+    traffic,
+    unload_all,
+)
 
 # How much later than dead_ms a silence may be found: the guests' own delays.
 MARGIN_MS = 1500
@@ -102,6 +112,32 @@ def test_killed_with_data_in_flight(cluster3: Cluster, victim: int) -> None:
         # The floods go on, to the new one too.
         receives = f"grep -qv '^0$' {SYSFS}/peers/{others[0]}/rx_messages"
         cluster3[victim].wait_until(receives)
+
+
+def test_bulk_to_a_node_that_dies(cluster3: Cluster) -> None:
+    """P11: what was for its last incarnation does not get to the next, on either connection."""
+    need_demo(cluster3)
+    for node in (0, 1):
+        demo(cluster3[node], "send_bulk 2 7 before")
+        demo(cluster3[2], f"send_bulk {node} 7 from the dead")
+    cluster3[2].freeze()
+    for node in (0, 1):
+        demo(cluster3[node], "send_bulk 2 7 lost")
+    cluster3.kill(2)
+    for node in (0, 1):
+        cluster3.wait_lost(node, 2)
+        refused = cluster3[node].run(demo_command("send_bulk 2 7 nobody"), check=False)
+        assert refused.rc != 0 and "Host is down" in refused.out
+        assert demo(cluster3[node], "probe 2 7 0").startswith("source=2 tag=7 len=13")
+    come_back(cluster3, 2)
+    need_demo(cluster3)
+    for node in (0, 1):
+        # What its last incarnation has left behind is gone, too.
+        assert cluster3[node].run(demo_command("probe 2 7 0"), check=False).rc != 0
+        demo(cluster3[node], f"send_bulk 2 7 node {node}")
+        assert demo(cluster3[2], f"recv {node} 7 5000").endswith(f"text=node {node}")
+        assert cluster3.peer(node, 2, "bulk_state") == cluster3.peer(2, node, "bulk_state") == "up"
+    assert cluster3[2].run(demo_command("probe -1 -1 0"), check=False).rc != 0
 
 
 def test_call_to_a_node_that_dies(cluster3: Cluster) -> None:
