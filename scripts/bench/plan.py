@@ -231,14 +231,17 @@ def _inflight() -> Iterator[Point]:
             yield Point("inflight", peer, depth, words, uses)
 
 
-BACKGROUND = "background"
+# What a call has beside it: messages by the way that it goes itself, or by that for bulk, which only
+# KCCM has. (Of the others a pair has a socket for each.)
+BACKGROUND, BULK = "background", "bulk"
+LOADS = {"": 0, BACKGROUND: 1, BULK: 2}
 
 
 def _tails() -> Iterator[Point]:
-    for background in (0, 1):
-        words = (("size", SMALL), *((("background", 1),) if background else ()))
-        for peer in (*(BUSY_RIVALS if background else RIVALS), *CLASSES):
-            variant = BACKGROUND if background else ""
+    rivals: dict[str, tuple[str, ...]] = {"": RIVALS, BACKGROUND: BUSY_RIVALS, BULK: ()}
+    for variant, background in LOADS.items():
+        words = (("size", SMALL), *((("background", background),) if background else ()))
+        for peer in (*rivals[variant], *CLASSES):
             uses = tuple(replace(use, variant=variant) for use in TAILS)
             yield Point("call", peer, SMALL, words, uses)
 

@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from . import crossings, plan
 from .environments import ENVIRONMENTS
-from .plan import ASYNC, BACKGROUND, CLASSES, COPYING, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL
+from .plan import ASYNC, BACKGROUND, BULK, CLASSES, COPYING, FLOOR, LONG, PEERS, RIVALS, SHORT, SMALL
 from .plan import SOFTIRQ
 from .records import Record, Results
 from .units import cost_unit, text
@@ -447,20 +447,25 @@ def _inflight(results: Results, env: str) -> Figure:
 
 
 _PERCENTILES = {"p50": "o", "p99": "s", "p99.9": "D"}
+_LOADED = {"": "-", BACKGROUND: "--", BULK: ":"}
 
 
 def _tails(results: Results, env: str) -> Figure:
     peers = [peer for peer in PEERS if results.of(env, "tails", peer)]
     picture, (axes,) = _grid(1, 1, 8.6, 0.55 * len(peers) + 1.4)
     for row, peer in enumerate(peers):
-        for variant, shift in (("", -0.17), (BACKGROUND, 0.17)):
-            _tail(axes, results.of(env, "tails", peer, variant), row + shift, bool(variant))
+        for variant, shift in (("", -0.24), (BACKGROUND, 0.0), (BULK, 0.24)):
+            _tail(axes, results.of(env, "tails", peer, variant), row + shift)
     _rows(axes, [PEERS[peer] for peer in peers])
     _log_axis(axes, _time_unit(results, env, "tails"), "x")
     for metric, marker in _PERCENTILES.items():
         axes.plot([], [], marker, color="#404040", label=metric)
-    axes.plot([], [], "-", color="#404040", label="alone")
-    axes.plot([], [], "--", color="#404040", label="during a bulk transfer\non the same pair")
+    for variant, label in (
+        ("", "alone"),
+        (BACKGROUND, "during a bulk transfer\non the same pair"),
+        (BULK, "the same by\nkccm_send_bulk()"),
+    ):
+        axes.plot([], [], _LOADED[variant], color="#404040", label=label)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_xlabel(
         "time of a call of 64 bytes\n(p99.9: of all rounds' calls together where a round has few)"
@@ -470,13 +475,14 @@ def _tails(results: Results, env: str) -> Figure:
     return picture
 
 
-def _tail(axes: Axes, records: Sequence[Record], y: float, loaded: bool) -> None:
+def _tail(axes: Axes, records: Sequence[Record], y: float) -> None:
     """One peer's percentiles, one after the other on a line."""
     if not records:
         return
     colour = STYLES[records[0].peer].colour
+    variant = records[0].variant
     medians = [record.median for record in records]
-    axes.plot(medians, [y] * len(medians), linestyle="--" if loaded else "-", color=colour, linewidth=1)
+    axes.plot(medians, [y] * len(medians), linestyle=_LOADED[variant], color=colour, linewidth=1)
     for record in records:
         axes.errorbar(
             [record.median],
@@ -485,7 +491,7 @@ def _tail(axes: Axes, records: Sequence[Record], y: float, loaded: bool) -> None
             marker=_PERCENTILES[record.metric],
             markersize=5,
             color=colour,
-            markerfacecolor="white" if loaded else colour,
+            markerfacecolor="white" if variant else colour,
             elinewidth=0.8,
             capsize=2,
         )

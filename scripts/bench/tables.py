@@ -11,7 +11,7 @@ from cluster.settings import HarnessError
 
 from . import crossings, plan
 from .environments import DEFAULT, ENVIRONMENTS, busy
-from .plan import ASYNC, BACKGROUND, CLASSES, FLOOR, PEERS, RIVALS, SMALL
+from .plan import ASYNC, BACKGROUND, BULK, CLASSES, FLOOR, PEERS, RIVALS, SMALL
 from .ratios import Ratio, growth, ratio
 from .records import Record, Results
 from .targets import TARGETS, Outcome, Target
@@ -189,23 +189,30 @@ def _tails(results: Results, env: str) -> list[str]:
     metrics = ("p50", "p99", "p99.9")
     rows = []
     for peer in _peers(results, env, "tails", PEERS):
-        one = {
-            (v, m): results.one(env, "tails", peer, SMALL, v, m)
-            for v in ("", BACKGROUND)
-            for m in metrics
-        }
-        against = ratio_text(ratio(one[BACKGROUND, "p99"], one["", "p99"]))
-        counts = [_counts([one[variant, "p50"]]) for variant in ("", BACKGROUND)]
-        rows.append([PEERS[peer], *(_cell(record) for record in one.values()), against, *counts])
+        for load in (BACKGROUND, BULK):
+            one = {
+                (v, m): results.one(env, "tails", peer, SMALL, v, m) for v in ("", load) for m in metrics
+            }
+            if load == BULK and one[BULK, "p50"] is None:
+                continue
+            against = ratio_text(ratio(one[load, "p99"], one["", "p99"]))
+            counts = [_counts([one[variant, "p50"]]) for variant in ("", load)]
+            cells = [_cell(record) for record in one.values()]
+            rows.append([_loaded(peer, load), *cells, against, *counts])
     loaded = [f"{metric}, bulk" for metric in metrics]
     head = ["64 B", *metrics, *loaded, "p99: bulk / without", "calls", "calls, bulk"]
     return [table(head, rows), *_tails_notes(results, env)]
 
 
+def _loaded(peer: str, load: str) -> str:
+    """A peer, and by which way bulk goes."""
+    return PEERS[peer] + (", `kccm_send_bulk()`" if load == BULK else "")
+
+
 def _tails_notes(results: Results, env: str) -> list[str]:
     """What the numbers of the table are."""
     pooled = [
-        PEERS[record.peer] + (", bulk" if record.variant == BACKGROUND else "")
+        _loaded(record.peer, record.variant) + (", bulk" if record.variant else "")
         for record in results.of(env, "tails", metric="p99.9")
         if record.pooled
     ]
@@ -218,8 +225,8 @@ def _tails_notes(results: Results, env: str) -> list[str]:
         )
     notes.append(
         "Bulk is messages of 1 MiB to the same peer, one after the other. KCCM sends them over the "
-        "connection of the calls; TCP and TIPC have a second socket for them, between the same two "
-        "addresses."
+        "connection of the calls, or with `kccm_send_bulk()` over the one for bulk; TCP and TIPC have "
+        "a second socket for them, between the same two addresses."
     )
     return notes
 

@@ -16,6 +16,7 @@ struct bench_peer;
 enum bench_use {
 	BENCH_CALLS,	/* calls, one at a time, by one thread */
 	BENCH_STREAM,	/* messages one way */
+	BENCH_BULK,	/* the same, by a way that calls do not share */
 	BENCH_USES
 };
 
@@ -31,7 +32,7 @@ struct bench_line {
 	size_t size;
 	void *args, *reply;		/* of @size bytes, and at least one */
 	bool broken;			/* it has failed: the next one opens it anew */
-	/* Of BENCH_STREAM, bytes: */
+	/* Of messages, bytes: */
 	u64 sent;
 	u64 received;
 	void *private;			/* the peer's */
@@ -60,6 +61,7 @@ struct bench_peer {
 	bool (*settled)(const struct bench_line *line);
 	/* Sends @args, at least a byte. What comes in is added to @received. */
 	int (*send)(struct bench_line *line);
+	bool has_bulk;			/* its lines may be for BENCH_BULK */
 };
 
 /* All there are; the last has no name. */

@@ -9,13 +9,13 @@
  *
  * start peer=P [nodes=N]	set a peer's pair, or N nodes, up
  * stop peer=P			and take it down
- * call peer=P size=B count=N [warm=W] [service_us=U] [background=1] [trace=1]
+ * call peer=P size=B count=N [warm=W] [service_us=U] [background=1|2] [trace=1]
  *				[ms=T]
  *		time N calls, one after the other, with B bytes of arguments and B
  *		of reply, after W that are not timed; fewer of each, but one, where
  *		T milliseconds are over. The handler takes U microseconds. With
  *		background=1 messages of 1 MiB are sent over the same pair
- *		meanwhile. With trace=1 say also what each call costs, for which
+ *		meanwhile, with 2 by the way that the peer has for bulk. With trace=1 say also what each call costs, for which
  *		they are made once more
  * flood peer=P size=B ms=T [senders=S] [trace=1]
  *		count messages one way, where they come in, for T milliseconds,
@@ -66,7 +66,7 @@ static const struct {
 	{ "count", offsetof(struct bench_request, count), BENCH_MAX_COUNT },
 	{ "warm", offsetof(struct bench_request, warm), BENCH_MAX_COUNT },
 	{ "service_us", offsetof(struct bench_request, service_us), 1000000 },
-	{ "background", offsetof(struct bench_request, background), 1 },
+	{ "background", offsetof(struct bench_request, background), 2 },
 	{ "ms", offsetof(struct bench_request, ms), 60000 },
 	{ "senders", offsetof(struct bench_request, senders), BENCH_MAX_LINES },
 	{ "depth", offsetof(struct bench_request, depth), BENCH_MAX_LINES },

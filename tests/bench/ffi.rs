@@ -177,6 +177,26 @@ unsafe extern "C" fn kccm_bench_send(
 
 /// # Safety
 ///
+/// `nodes` must be valid, and `buf` valid for reads of `size` bytes.
+#[no_mangle]
+unsafe extern "C" fn kccm_bench_send_bulk(
+    nodes: *mut header::kccm_bench_nodes,
+    tag: u32,
+    buf: *const c_void,
+    size: usize,
+) -> c_int {
+    let body = |nodes: &Nodes| -> Result<isize> {
+        // SAFETY: By this function's contract.
+        let buf = unsafe { input(buf, size) };
+        nodes.node(CALLER)?.send_bulk(CALLED, tag, buf, SOON)?;
+        Ok(0)
+    };
+    // SAFETY: By this function's contract.
+    unsafe { with(nodes, body) as c_int }
+}
+
+/// # Safety
+///
 /// `nodes` must be valid, and `buf` valid for writes of `room` bytes.
 #[no_mangle]
 unsafe extern "C" fn kccm_bench_recv(
@@ -271,6 +291,7 @@ const _: () = {
         kccm_bench_rcall_sync(Raw, u32, *const c_void, *mut c_void, usize) -> c_int;
         kccm_bench_rcall(Raw, u32, *const c_void, usize) -> c_int;
         kccm_bench_send(Raw, u32, *const c_void, usize) -> c_int;
+        kccm_bench_send_bulk(Raw, u32, *const c_void, usize) -> c_int;
         kccm_bench_recv(Raw, u32, *mut c_void, usize) -> isize;
         kccm_bench_recv_alloc(Raw, u32) -> isize;
         kccm_bench_ran(Raw) -> u64;

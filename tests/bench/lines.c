@@ -147,6 +147,8 @@ struct bench_line *bench_line(const struct bench_peer *peer, enum bench_use use,
 	}
 	if (use == BENCH_CALLS ? !peer->call : !peer->send)
 		return ERR_PTR(-EOPNOTSUPP);
+	if (use == BENCH_BULK && !peer->has_bulk)
+		return ERR_PTR(-EOPNOTSUPP);
 	line = started->lines[use][index];
 	if (line && line->broken) {
 		close_line(line);
@@ -176,7 +178,7 @@ struct bench_line *bench_line(const struct bench_peer *peer, enum bench_use use,
 
 static bool settled(const struct bench_line *line)
 {
-	if (line->use == BENCH_STREAM)
+	if (line->use != BENCH_CALLS)
 		return READ_ONCE(line->received) >= line->sent;
 	return !line->peer->settled || line->peer->settled(line);
 }

@@ -154,9 +154,9 @@ static u64 progress(const struct worker *workers, unsigned int count)
 	unsigned int i;
 
 	for (i = 0; i < count; i++)
-		sum += workers[i].line->use == BENCH_STREAM ?
-		       READ_ONCE(workers[i].line->received) :
-		       READ_ONCE(workers[i].done);
+		sum += workers[i].line->use == BENCH_CALLS ?
+		       READ_ONCE(workers[i].done) :
+		       READ_ONCE(workers[i].line->received);
 	return sum;
 }
 
@@ -176,7 +176,7 @@ static int make_workers(struct worker *workers, unsigned int count,
 	for (i = 0; i < count; i++) {
 		workers[i].begin = begin;
 		workers[i].before = progress(&workers[i], 1);
-		thread = bench_thread(use == BENCH_STREAM ? send_on : call_on,
+		thread = bench_thread(use == BENCH_CALLS ? call_on : send_on,
 				      &workers[i], "worker");
 		if (IS_ERR(thread))
 			return PTR_ERR(thread);
@@ -364,8 +364,9 @@ int bench_call(const struct bench_request *rq, struct bench_answer *answer)
 	int ret = 0, ended;
 
 	if (rq->background) {
-		ret = start_workers(&bulk, 1, rq->peer, BENCH_STREAM, BULK_SIZE,
-				    &begin);
+		ret = start_workers(&bulk, 1, rq->peer,
+				    rq->background > 1 ? BENCH_BULK : BENCH_STREAM,
+				    BULK_SIZE, &begin);
 		if (!ret)
 			ret = await_progress(&bulk, 1);
 	}

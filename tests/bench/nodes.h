@@ -50,6 +50,8 @@ int kccm_bench_rcall(struct kccm_bench_nodes *nodes, u32 func, const void *args,
 		     size_t size);
 int kccm_bench_send(struct kccm_bench_nodes *nodes, u32 tag, const void *buf,
 		    size_t size);
+int kccm_bench_send_bulk(struct kccm_bench_nodes *nodes, u32 tag,
+			 const void *buf, size_t size);
 /* At node 1, from node 0: the length of the message, or an error. */
 ssize_t kccm_bench_recv(struct kccm_bench_nodes *nodes, u32 tag, void *buf,
 			size_t room);

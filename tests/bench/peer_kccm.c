@@ -71,7 +71,16 @@ static bool kccm_settled(const struct bench_line *line)
 
 static u32 tag_of(const struct bench_line *line)
 {
-	return (line->peer - bench_kccm_peers) * BENCH_MAX_LINES + line->index;
+	u32 kind = (line->peer - bench_kccm_peers) * BENCH_USES + line->use;
+
+	return kind * BENCH_MAX_LINES + line->index;
+}
+
+static int send_to(const struct bench_line *line, const void *buf, size_t size)
+{
+	if (line->use == BENCH_BULK)
+		return kccm_bench_send_bulk(nodes, tag_of(line), buf, size);
+	return kccm_bench_send(nodes, tag_of(line), buf, size);
 }
 
 /* The first length at which memory is taken over rather than copied. */
@@ -102,7 +111,7 @@ static int kccm_open(struct bench_line *line)
 {
 	struct bench_thread *thread;
 
-	if (line->use != BENCH_STREAM)
+	if (line->use == BENCH_CALLS)
 		return 0;
 	thread = bench_thread(kccm_receive, line, "kccm");
 	if (IS_ERR(thread))
@@ -115,13 +124,13 @@ static void kccm_close(struct bench_line *line)
 {
 	if (!line->private)
 		return;
-	kccm_bench_send(nodes, tag_of(line), NULL, 0);
+	send_to(line, NULL, 0);
 	bench_join(line->private);
 }
 
 static int kccm_send(struct bench_line *line)
 {
-	return kccm_bench_send(nodes, tag_of(line), line->args, line->size);
+	return send_to(line, line->args, line->size);
 }
 
 /* ---- The peers. */
@@ -137,6 +146,7 @@ static int kccm_send(struct bench_line *line)
 	.echo = kccm_echo,				\
 	.settled = _settled,				\
 	.send = kccm_send,				\
+	.has_bulk = true,				\
 }
 
 const struct bench_peer bench_kccm_peers[] = {
