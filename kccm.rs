@@ -9,7 +9,7 @@
 //! | [`api`]      | the exported `kccm_*` functions: checks arguments, calls the node          |
 //! | [`mod@module`] | the module: a node made from the parameters                                |
 //! | [`node`]     | one member of a cluster: everything below, started and stopped             |
-//! | [`listener`] | the thread that serves what comes in: frames are handed out there          |
+//! | [`listener`] | the threads that serve what comes in: frames are handed out there          |
 //! | [`quick`](listener::quick) | what is seen to without a thread: replies, softirq handlers  |
 //! | [`recovery`] | the thread that keeps the node connected: attempts, heartbeats, time-outs  |
 //! | [`sendrecv`] | messages: receive queue and receive-wait queue                             |
@@ -31,7 +31,8 @@
 //! 1. `Conn::rx` (a [`sys::claim`]): held by the listener while it serves a connection, also while it
 //!    runs a short handler. Lockdep does not know of it: an upcall only ever tries, and the listener, which
 //!    spins, holds nothing else. `Events::subscriptions` (mutex): held while subscribers are told.
-//! 2. `Node::port`, then `Node::pending`; `Pool::crew` (mutexes): short, no thread is made under them.
+//! 2. `Node::port`, then `Node::pending`; `Pool::crew`; `Node::administration` (mutexes): short, no thread
+//!    is made under them.
 //! 3. `Ring::rekeying`, then `Entry::progress`, then `Ring::state` (mutexes): in some operations of a
 //!    link, when the keys are looked for again, and from time to time. `Lingering::sockets` (mutex):
 //!    when a link is closed, and from time to time.
@@ -108,7 +109,7 @@ module! {
         },
         queue_bytes: u64 {
             default: 33554432,
-            description: "What one peer may have queued here in messages, bytes (32 MiB)",
+            description: "What one peer may have queued here in messages, and as much in those for bulk, bytes (32 MiB)",
         },
         max_rcall: u32 {
             default: 1048576,
@@ -120,7 +121,7 @@ module! {
         },
         kept_bytes: u64 {
             default: 33554432,
-            description: "What is kept of what was sent to one peer until it is acknowledged, bytes (32 MiB)",
+            description: "What is kept of what was sent to one peer, and as much for bulk, until it is acknowledged, bytes (32 MiB)",
         },
         kept_frames: u32 {
             default: 16384,

@@ -600,7 +600,7 @@ impl Listener<'_> {
                 Channel::Bulk => main.bulk()?,
             };
             let claimed = Claimed {
-                known: main.knows(greeting.peer.incarnation),
+                known: main.is_up() && main.knows(greeting.peer.incarnation),
                 ip: found.addr.ip(),
                 admin_down: found.snapshot().state == crate::conn::state::State::Down,
                 alive: found.alive_since(lately),
@@ -695,7 +695,7 @@ impl Listener<'_> {
     /// is one. Then it is to be served first: what has come in and could not be handled is let go of
     /// before it comes again.
     fn outlive(&mut self, peer: &Peer) -> bool {
-        let Some((old, _)) = peer.line() else {
+        let Some(old) = peer.connection() else {
             return false;
         };
         old.fail(ECONNRESET, Some(Bye::Replaced));
@@ -755,7 +755,7 @@ impl Listener<'_> {
         if peer.channel == Channel::Bulk {
             let main = self.node.peer(peer.id).ok_or(EINVAL)?;
             // Only beside that of the main channel, whose listener is this one, too.
-            if !main.knows(greeting.peer.incarnation) {
+            if !main.is_up() || !main.knows(greeting.peer.incarnation) {
                 return Err(ECANCELED);
             }
         }
@@ -848,9 +848,10 @@ impl Listener<'_> {
                     Err(Stop::Malformed(what)) => {
                         if log::allowed_of_peer() {
                             pr_warn!(
-                                "node {}: node {} sent a malformed frame ({:?}): disconnected\n",
+                                "node {}: node {}{} sent a malformed frame ({:?}): disconnected\n",
                                 self.node.id(),
                                 peer.id,
+                                peer.channel,
                                 what
                             );
                         }
@@ -975,12 +976,19 @@ impl Listener<'_> {
                 self.node.open_bulk(peer);
             }
             Header::Bye(why) => {
-                if log::allowed_of_peer() && peer.channel == Channel::Main {
-                    pr_info!("node {}: node {} {}\n", self.node.id(), peer.id, why.text());
+                // The main channel says that, too.
+                let again = peer.channel == Channel::Bulk && why != Bye::Protocol;
+                if !again && log::allowed_of_peer() {
+                    let channel = peer.channel;
+                    pr_info!(
+                        "node {}: node {}{channel} {}\n",
+                        self.node.id(),
+                        peer.id,
+                        why.text()
+                    );
                 }
                 return Err(match why {
                     Bye::Protocol => EPROTO,
-                    // The main channel says that, too.
                     Bye::Stopping | Bye::AdminDown if peer.channel == Channel::Bulk => ECONNRESET,
                     Bye::Stopping => {
                         self.node.stopped(peer);
@@ -1008,11 +1016,13 @@ impl Listener<'_> {
         what: &str,
     ) -> Result<T> {
         if judged.is_err() {
-            if log::allowed_of_peer() {
+            // Another listener may have ended it meanwhile, and its session.
+            if conn.failure().is_none() && log::allowed_of_peer() {
                 pr_warn!(
-                    "node {}: node {} sent {what}: disconnected\n",
+                    "node {}: node {}{} sent {what}: disconnected\n",
                     self.node.id(),
-                    peer.id
+                    peer.id,
+                    peer.channel
                 );
             }
             conn.fail(EPROTO, Some(Bye::Protocol));
@@ -1031,10 +1041,10 @@ impl Listener<'_> {
         few: &[u8],
     ) -> Result<(), Message> {
         let len = message.len();
-        self.node
-            .endpoint
-            .deliver(session, message, few, &mut self.memory)?;
-        peer.stats.rx_messages.inc();
+        let endpoint = &self.node.endpoint;
+        if endpoint.deliver(session, message, few, &mut self.memory)? {
+            peer.stats.rx_messages.inc();
+        }
         self.delivered(peer, session, seq, len);
         Ok(())
     }

@@ -143,6 +143,9 @@ pub(crate) struct Node {
     /// Notified when a peer comes or goes.
     #[pin]
     ups: WaitQueue,
+    /// The administrator takes both channels of a peer down, or up, at once.
+    #[pin]
+    administration: Mutex<()>,
     stopping: Atomic<bool>,
 }
 
@@ -183,6 +186,7 @@ impl Node {
                 port <- new_mutex!(None, "Node::port"),
                 pending <- new_mutex!(KVec::new(), "Node::pending"),
                 ups <- WaitQueue::new(c"Node::ups", static_lock_class!()),
+                administration <- new_mutex!((), "Node::administration"),
                 stopping: Atomic::new(false),
             }? Error),
             GFP_KERNEL,
@@ -457,15 +461,7 @@ impl Node {
             );
         }
         if peer.channel == Channel::Bulk {
-            // Whether the node is down, the main channel says, and has perhaps said so.
-            peer.let_queue();
-            if self
-                .peer(peer.id)
-                .is_none_or(|main| main.session().is_none())
-            {
-                peer.end_session(EHOSTDOWN);
-            }
-            self.look_by(peer, clock::now());
+            self.lost_bulk(peer, conn);
             return;
         }
         let gone = match lost {
@@ -496,6 +492,22 @@ impl Node {
         }
     }
 
+    /// What a peer had for bulk has ended. Whether the peer is down, the main channel says, and has
+    /// perhaps said so.
+    fn lost_bulk(&self, bulk: &Peer, conn: &Conn) {
+        bulk.let_queue();
+        if let (Some(session), Some(main)) = (conn.session(), self.peer(bulk.id)) {
+            if !main.knows(session.peer.incarnation) {
+                bulk.end_session_if(EHOSTDOWN, |active| Arc::ptr_eq(active, session));
+            }
+            if !main.is_up() {
+                // Nothing more comes in of what had been sent before.
+                self.endpoint.fail_source(bulk.id, EHOSTDOWN);
+            }
+        }
+        self.look_by(bulk, clock::now());
+    }
+
     /// Takes a peer for dead if it has been silent for too long. Returns when to look again.
     pub(crate) fn check_down(&self, peer: &Peer) -> Option<Millis> {
         let dies = peer.dies_at()?;
@@ -515,6 +527,9 @@ impl Node {
                 incarnation
             );
             if let Some(bulk) = peer.bulk() {
+                if let Some(conn) = bulk.conn() {
+                    conn.fail(EHOSTDOWN, Some(Bye::Reconnect));
+                }
                 bulk.turn_away();
             }
             self.fail_waiters(peer, EHOSTDOWN);
@@ -523,12 +538,13 @@ impl Node {
 
     /// A peer has come back without its session: another incarnation, as a rule.
     pub(crate) fn restarted(&self, peer: &Peer) {
-        let ended = peer.end_session(ENETRESET);
+        let mut ended = peer.end_session(ENETRESET);
         if let Some(bulk) = peer.bulk() {
-            if let Some((conn, _)) = bulk.line() {
+            if let Some(conn) = bulk.conn() {
                 conn.fail(ECONNRESET, Some(Bye::Replaced));
             }
-            bulk.end_session(ENETRESET);
+            // It may have been read to its end, after the main channel's.
+            ended |= bulk.end_session(ENETRESET);
         }
         if ended {
             self.fail_waiters(peer, ENETRESET);
@@ -551,9 +567,12 @@ impl Node {
         let ended = peer.end_session(EHOSTDOWN);
         if let Some(bulk) = peer.bulk() {
             bulk.turn_away();
-            // What has come in for bulk before that is still to be read.
             if bulk.line().is_none() {
                 bulk.end_session(EHOSTDOWN);
+            } else if ended {
+                // What has come in for bulk before that is still to be read: `lost_bulk()`.
+                self.fail_callers(peer, EHOSTDOWN);
+                return;
             }
         }
         if ended {
@@ -563,9 +582,15 @@ impl Node {
 
     /// Tells whoever waits for a peer that it has gone, unless this node is going itself.
     pub(crate) fn fail_waiters(&self, peer: &Peer, error: Error) {
-        let error = if self.is_stopping() { ESHUTDOWN } else { error };
-        self.calls.fail(Some(peer.id), error);
-        self.endpoint.fail_source(peer.id, error);
+        let told = if self.is_stopping() { ESHUTDOWN } else { error };
+        self.endpoint.fail_source(peer.id, told);
+        self.fail_callers(peer, error);
+    }
+
+    /// The same, but for those who wait for its messages.
+    fn fail_callers(&self, peer: &Peer, error: Error) {
+        let told = if self.is_stopping() { ESHUTDOWN } else { error };
+        self.calls.fail(Some(peer.id), told);
         self.changed(peer);
     }
 
@@ -593,10 +618,11 @@ impl Node {
             return;
         }
         pr_warn!(
-            "node {}: {} node {} at {}: {}\n",
+            "node {}: {} node {}{} at {}: {}\n",
             self.id(),
             if by_peer { "refused by" } else { "refused" },
             peer.id,
+            peer.channel,
             Addr(peer.addr),
             refusal
         );
@@ -644,9 +670,11 @@ impl Node {
     fn seek(&self, peer: &Peer, bulk: &Peer) {
         match peer.role {
             Role::Connect => {
+                let administration = self.administration.lock();
                 if peer.snapshot().state != State::Down {
                     bulk.admin(Event::AdminUp);
                 }
+                drop(administration);
                 if bulk.conn().is_none() {
                     bulk.hurry();
                 }
@@ -666,10 +694,10 @@ impl Node {
     /// Process context; waits as `timeout` says.
     pub(crate) fn bulk_session(&self, peer: &Arc<Peer>, timeout: Timeout) -> Result<Arc<Session>> {
         let bulk = peer.bulk().ok_or(EINVAL)?;
-        let main = peer.sendable()?;
         if let Ok(session) = bulk.sendable() {
             return Ok(session);
         }
+        let main = peer.sendable()?;
         self.open_bulk(peer);
         if timeout == Timeout::NoWait {
             return Err(EAGAIN);
@@ -705,15 +733,18 @@ impl Node {
             peer.id,
             if down { "down" } else { "up" }
         );
-        for channel in peer.channels() {
+        let administration = self.administration.lock();
+        let conns = [Some(peer), peer.bulk().map(|bulk| &**bulk)].map(|channel| {
             // Nobody connects for bulk before that is wanted.
-            let idle = channel.channel == Channel::Bulk && !channel.is_wanted();
-            if !down && idle && channel.role == Role::Connect {
-                continue;
-            }
-            if let Some(conn) = channel.admin(event) {
-                conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
-            }
+            let channel = channel.filter(|c| {
+                let idle = c.channel == Channel::Bulk && !c.is_wanted();
+                down || !idle || c.role == Role::Listen
+            })?;
+            channel.admin(event)
+        });
+        drop(administration);
+        for conn in conns.into_iter().flatten() {
+            conn.fail(ESHUTDOWN, Some(Bye::AdminDown));
         }
         if down && peer.line().is_none() {
             self.declare_down(peer);

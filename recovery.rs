@@ -20,6 +20,7 @@
 //! peer's state machine back to where the third begins: connecting again, in its direction, for as
 //! long as it takes. The session goes on over the new connection.
 
+use crate::conn::frame::Bye;
 use crate::conn::hello::Channel;
 use crate::conn::peer::Peer;
 use crate::conn::state::{
@@ -180,7 +181,7 @@ pub(crate) fn run(node: &Arc<Node>) {
                 Some((conn, peer_dead_ms)) => {
                     let owed = conn.session().and_then(|s| s.acknowledge_late(now));
                     let next = beat(node, peer, &conn, peer_dead_ms);
-                    [Some(next), owed, None]
+                    [Some(next), owed, outlast(node, peer, &conn)]
                 }
                 None => {
                     let due = tend(node, peer);
@@ -296,6 +297,21 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
         due = next_sign(now, interval);
     }
     due.min(dies)
+}
+
+/// Sees to it that what a peer has for bulk ends when that peer has been down for so long that it must have
+/// been read. Returns when to look again.
+fn outlast(node: &Node, peer: &Peer, conn: &Arc<Conn>) -> Option<Millis> {
+    if peer.channel == Channel::Main {
+        return None;
+    }
+    let gone = node.peer(peer.id)?.gone_since()?;
+    let ends = gone + Millis::from(node.limits().dead_ms);
+    if clock::now() < ends {
+        return Some(ends);
+    }
+    conn.fail(EHOSTDOWN, Some(Bye::Reconnect));
+    None
 }
 
 #[cfg(KCCM_KUNIT)]

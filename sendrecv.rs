@@ -229,16 +229,16 @@ impl Endpoint {
         (queues.messages(), queues.waiters())
     }
 
-    /// A message of a session has come in: hands it to who waits for it, or queues it, or drops it, if the
-    /// session is over. Gives it back when there is no memory to do so. `few`: its bytes, if they are not
-    /// in itself. What `memory` has left serves for the next. Process context.
+    /// A message of a session has come in: hands it to who waits for it, or queues it; or drops it, if the
+    /// session is over, and returns `false`. Gives it back when there is no memory to do so. `few`: its
+    /// bytes, if they are not in itself. What `memory` has left serves for the next. Process context.
     pub(crate) fn deliver(
         &self,
         session: &Session,
         message: Message,
         few: &[u8],
         memory: &mut Memory,
-    ) -> Result<(), Message> {
+    ) -> Result<bool, Message> {
         let info = message.info();
         let Info { source, tag, len } = info;
         let mut message = message;
@@ -250,9 +250,10 @@ impl Endpoint {
             if session.is_over() {
                 drop(queues);
                 if let Some(waiter) = told {
+                    // It was there when he was found.
                     waiter.complete(Delivery::Info(info));
                 }
-                return Ok(());
+                return Ok(false);
             }
             let mut lacking = None;
             while let Some(waiter) = told.take().or_else(|| queues.pop_waiter(source, tag)) {
@@ -261,7 +262,7 @@ impl Endpoint {
                         drop(queues);
                         self.stats.handed_over.inc();
                         waiter.hand_over(message, few);
-                        return Ok(());
+                        return Ok(true);
                     }
                     // It stays for somebody with more room, or who receives.
                     Wish::Receive { .. } | Wish::Probe => {
@@ -284,7 +285,7 @@ impl Endpoint {
                         }
                         drop(queues);
                         self.stats.queued.inc();
-                        return Ok(());
+                        return Ok(true);
                     }
                     Err(full) => {
                         message = full.item;
@@ -517,8 +518,12 @@ impl Node {
     pub(crate) fn send_bulk(&self, dst: NodeId, tag: u32, buf: &[u8], timeout: Timeout) -> Result {
         let started = clock::now();
         let peer = self.peer(dst).ok_or(EINVAL)?;
-        let session = self.bulk_session(peer, timeout)?;
         let bulk = peer.bulk().ok_or(EINVAL)?;
+        if bulk.sendable().is_err() && buf.len() > peer.sendable()?.bounds.message as usize {
+            // That is so on either channel, and need not be waited for.
+            return Err(EMSGSIZE);
+        }
+        let session = self.bulk_session(peer, timeout)?;
         let left = timeout.left(started);
         self.post(bulk, &session, tag, buf, Urgency::Soon, left)?;
         Ok(())
@@ -643,7 +648,7 @@ impl Node {
         let pattern = Pattern { source, tag };
         let may_come = || match peer {
             _ if self.is_stopping() => Err(ESHUTDOWN),
-            Some(peer) if !peer.is_up() => Err(EHOSTDOWN),
+            Some(peer) if !peer.may_be_heard() => Err(EHOSTDOWN),
             _ => Ok(()),
         };
         if timeout == Timeout::NoWait || self.queues.is_listener() {

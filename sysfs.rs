@@ -128,7 +128,7 @@ fn node_stats(node: &Node, f: Out<'_, '_>) -> Shown {
     Ok(())
 }
 
-static PEER: [Attr<NodePeer>; 23] = [
+static PEER: [Attr<NodePeer>; 24] = [
     Attr::read(c"state", |p, f| {
         f.write_fmt(fmt!("{}\n", p.peer.snapshot().state))
     }),
@@ -167,11 +167,11 @@ static PEER: [Attr<NodePeer>; 23] = [
         let [bytes, frames] = kept.fold([0, 0], |sum, kept| [sum[0] + kept[0], sum[1] + kept[1]]);
         f.write_fmt(fmt!("{frames} {bytes}\n"))
     }),
-    Attr::read(c"key", |p, f| match p.peer.conn().and_then(|c| c.key()) {
-        Some(number) => f.write_fmt(fmt!("{number}\n")),
-        None => f.write_str("none\n"),
+    Attr::read(c"key", key),
+    Attr::read(c"last_error", |p, f| last_error(p, &p.peer, f)),
+    Attr::read(c"bulk_last_error", |p, f| {
+        last_error(p, p.peer.bulk().unwrap_or(&p.peer), f)
     }),
-    Attr::read(c"last_error", last_error),
     Attr::read(c"next_attempt_ms", next_attempt),
     Attr::read_write(c"admin", show_admin, store_admin),
     Attr::write(c"control", store_control),
@@ -191,15 +191,31 @@ fn bulk_state(p: &NodePeer, f: Out<'_, '_>) -> Shown {
     let Some(bulk) = p.peer.bulk() else {
         return f.write_str("unused\n");
     };
-    match bulk.snapshot().state {
-        State::Down | State::Listening if !bulk.is_wanted() => f.write_str("unused\n"),
-        state => f.write_fmt(fmt!("{state}\n")),
+    let now = bulk.snapshot();
+    // Of who is connected to, the other side may have asked for it.
+    if bulk.is_wanted() || now.incarnation != 0 {
+        f.write_fmt(fmt!("{}\n", now.state))
+    } else {
+        f.write_str("unused\n")
     }
 }
 
-fn last_error(p: &NodePeer, f: Out<'_, '_>) -> Shown {
-    let now = p.peer.snapshot();
-    if now.state == State::Down {
+/// The numbers of the keys that both channels are signed with, where they differ.
+fn key(p: &NodePeer, f: Out<'_, '_>) -> Shown {
+    let mut shown = None;
+    for number in p.peer.channels().filter_map(|c| c.conn()?.key()) {
+        match shown.replace(number) {
+            None => f.write_fmt(fmt!("{number}"))?,
+            Some(other) if other == number => {}
+            Some(_) => f.write_fmt(fmt!(" {number}"))?,
+        }
+    }
+    f.write_str(if shown.is_some() { "\n" } else { "none\n" })
+}
+
+fn last_error(p: &NodePeer, peer: &Peer, f: Out<'_, '_>) -> Shown {
+    let now = peer.snapshot();
+    if p.peer.snapshot().state == State::Down {
         return f.write_str("taken down by the administrator\n");
     }
     match (now.last_refusal, now.last_error) {

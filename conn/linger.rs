@@ -31,9 +31,9 @@ const LONGEST: Millis = 3000;
 /// How often they are looked at, milliseconds.
 const LOOK: Millis = 10;
 
-/// How many are kept, more than there can be peers: whoever makes this node refuse him again and again
+/// How many are kept, more than there can be connections to peers: whoever makes this node refuse him again and again
 /// takes no more memory.
-const MOST: usize = 512;
+const MOST: usize = 1024;
 
 struct Lingerer {
     socket: Arc<HookedSocket>,

@@ -341,6 +341,12 @@ impl Peer {
         Some((conn, active.session.peer.dead_ms.into()))
     }
 
+    /// The connection that is established, also of a session that is over and that has yet to be closed.
+    pub(crate) fn connection(&self) -> Option<Arc<Conn>> {
+        let inner = self.inner.lock();
+        inner.conn.clone().filter(|_| inner.connected)
+    }
+
     /// The session, connected or not.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         let inner = self.inner.lock();
@@ -376,6 +382,12 @@ impl Peer {
     /// Whether somebody has.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Relaxed)
+    }
+
+    /// Whether something that it has sent may still come in: also of one that has said that it stops, and
+    /// has sent for bulk before.
+    pub(crate) fn may_be_heard(&self) -> bool {
+        self.is_up() || self.bulk().is_some_and(|bulk| bulk.line().is_some())
     }
 
     /// Whether there is a session with that incarnation.
@@ -649,6 +661,12 @@ impl Peer {
         (!inner.connected && !inner.down).then(|| inner.heard + self.dead_ms)
     }
 
+    /// If it is down, when it was last heard of.
+    pub(crate) fn gone_since(&self) -> Option<Millis> {
+        let inner = self.inner.lock();
+        (!inner.connected && inner.down).then_some(inner.heard)
+    }
+
     /// Takes it for dead, unless it has connected again. Returns its incarnation if that is news; who
     /// waited for room has been told.
     pub(crate) fn declare_down(&self) -> Option<u64> {
@@ -672,13 +690,25 @@ impl Peer {
     /// Its session, if there is one, is over for this reason; with it all that is kept, and who waited
     /// for room has been told. Returns whether there was one.
     pub(crate) fn end_session(&self, error: Error) -> bool {
+        self.end_session_if(error, |_| true)
+    }
+
+    /// The same, if it is that one.
+    pub(crate) fn end_session_if(
+        &self,
+        error: Error,
+        is_that: impl FnOnce(&Arc<Session>) -> bool,
+    ) -> bool {
         let mut inner = self.inner.lock();
-        let Some(Active { session, mut flow }) = inner.active.take() else {
+        let active = inner.active.take_if(|active| is_that(&active.session));
+        let Some(Active { session, mut flow }) = active else {
             return false;
         };
         inner.recv.iter_mut().for_each(Receiver::carry);
         inner.down = true;
-        self.up.store(false, Relaxed);
+        if self.channel == Channel::Main {
+            self.up.store(false, Relaxed);
+        }
         let past = inner.past.replace(session.clone());
         drop(inner);
         drop(past);

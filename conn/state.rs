@@ -63,7 +63,7 @@ impl Role {
 /// Where the connection to a peer stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// Taken down by the administrator.
+    /// Taken down by the administrator; or for bulk, and nobody wants it yet.
     Down,
     /// Waiting for the peer to connect.
     Listening,

@@ -29,8 +29,8 @@ use core::net::SocketAddr;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// Connections that may wait to be accepted: each peer once, and some more.
-const BACKLOG: c_int = 512;
+/// Connections that may wait to be accepted: each peer's two, and some more.
+const BACKLOG: c_int = 1024;
 
 /// The network of a namespace.
 pub(crate) struct Tcp {

@@ -3,12 +3,13 @@
  * KCCM: kernel-level cluster communication, the interface for other modules.
  *
  * A cluster is a set of nodes, each a kernel with kccm.ko loaded, each with a
- * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection,
- * and with kccm_send_bulk() a second.  Over it go messages, which a receiver asks for by source and tag, and
+ * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection.
+ * Over it go messages, which a receiver asks for by source and tag, and
  * remote calls ("rcalls"), which run a handler registered on the other node.
  * Both are delivered exactly once and in order between two incarnations of two
  * nodes (an incarnation lasts from loading KCCM to unloading it), also when the
- * connection breaks and is established again.
+ * connection breaks and is established again.  Messages of kccm_send_bulk()
+ * have a connection, and an order, of their own.
  *
  * A node that has not been heard of for dead_ms, or has said that it goes, is
  * down, until it is connected again.  Then what waits for it ends with
@@ -68,7 +69,7 @@ struct kccm_msg_info {
  * Returns once the message is accepted: it is delivered exactly once, in the
  * order in which messages were sent to @dst, over however many connections,
  * unless one of the two nodes ends before that.  kccm_send_sync() waits for
- * the delivery.
+ * the delivery.  kccm_send_bulk() has an order of its own.
  *
  * Context: Process context; may sleep, but with KCCM_NOWAIT not for room. From
  * a short handler with KCCM_NOWAIT, or where there is room.
@@ -96,7 +97,8 @@ int kccm_send(int dst, __u32 tag, const void *buf, size_t len, long timeout_ms);
  *
  * Returns 0 once @dst has said that the message is in its receive queue or has
  * been handed to a receiver, and with it every message that was sent to the
- * same incarnation of @dst before.  A receiver may yet have to ask for it.
+ * same incarnation of @dst before, but for those of kccm_send_bulk().  A
+ * receiver may yet have to ask for it.
  *
  * With any error but -EMSGSIZE, -EINVAL, -EDEADLK, -ENOMEM and -ENODEV it is
  * not known whether the message was delivered; unless @dst has ended, it may
@@ -112,7 +114,7 @@ int kccm_send_sync(int dst, __u32 tag, const void *buf, size_t len,
 		   long timeout_ms);
 
 /**
- * kccm_send_bulk() - send a message that what is sent otherwise need not wait for
+ * kccm_send_bulk() - send a message that nothing else need wait for
  * @dst: id of the receiving node, which is not this one
  * @tag: the tag a receiver asks for
  * @buf: the message; it may be reused as soon as the call returns
@@ -124,7 +126,8 @@ int kccm_send_sync(int dst, __u32 tag, const void *buf, size_t len,
  * first such message on, with as much room of its own.  Such messages are
  * delivered exactly once, and in order among themselves; what is sent by other
  * functions may overtake them, and may be overtaken.  For long messages beside
- * which calls are to stay fast.
+ * which calls are to stay fast.  @dst is up as long as the other connection is:
+ * while this one cannot be had, who sends over it waits.
  *
  * Context: as kccm_send().
  * Return: as kccm_send(), and
@@ -204,8 +207,8 @@ int kccm_probe(int src, __s64 tag, struct kccm_msg_info *info, long timeout_ms);
  * enum kccm_class - how a handler is run
  * @KCCM_SHORT: by the listener thread itself, as a function call. The fastest
  *	class, and a promise: nothing else of any peer is handled on this node
- *	until the handler returns. It must not wait for anything remote; calls
- *	that would return -EDEADLK.
+ *	until the handler returns, but messages for bulk. It must not wait for
+ *	anything remote; calls that would return -EDEADLK.
  * @KCCM_LONG: in a kernel thread of its own. It may sleep and call whatever it
  *	likes. At most max_long_handlers run at once, further calls queue.
  *	One idle thread is kept ready; the kernel makes a further one with

@@ -352,7 +352,8 @@ pub(crate) fn send(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Resu
 }
 
 /// Sends a message and waits until it is delivered: in the receive queue of `dst`, or with a receiver,
-/// and with it every message that was sent to the same incarnation of `dst` before.
+/// and with it every message that was sent to the same incarnation of `dst` before, but for those of
+/// [`send_bulk`].
 ///
 /// # Errors
 ///
@@ -378,7 +379,8 @@ pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) ->
 ///
 /// Such messages are delivered exactly once, and in order among themselves; what is sent by other
 /// functions may overtake them, and may be overtaken. For long messages beside which calls are to stay
-/// fast.
+/// fast. `dst` is up as long as the other connection is: while this one cannot be had, who sends over it
+/// waits.
 ///
 /// # Errors
 ///

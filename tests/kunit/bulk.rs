@@ -29,6 +29,10 @@ use crate::node::Node;
 use crate::rcall::handlers::Class;
 use crate::sys::wait::Timeout;
 use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
 use kernel::sync::Arc;
 
 const TAG: u32 = 7;
@@ -327,26 +331,169 @@ mod tests {
     /// What was sent before a good-bye is read, although that comes over the other connection.
     #[test]
     fn outlives_its_sender() -> Result {
-        const COUNT: usize = 20;
-        let mut plan = Plan::gated(2)?;
-        plan.limits.max_message = 64 << 10;
-        let mut cluster = Cluster::new(plan)?;
+        const COUNT: usize = 8;
+        const LEN: usize = 16 << 10;
+        let mut cluster = Cluster::new(Plan::gated(2)?)?;
         let (zero, one) = cluster.pair()?;
         send_numbers(&one, 0, 0..1)?;
         open(&zero, &one)?;
         let gate = cluster.gate(0)?;
-        let message = pattern(64 << 10, 1)?;
+        // Read slowly, so that the good-bye comes first.
+        gate.set_drag(20);
+        let message = pattern(LEN, 1)?;
         for _ in 0..COUNT {
             one.send_bulk(0, BULK, &message, SOON).here()?;
         }
-        // Read slowly, so that the good-bye comes first.
-        gate.set_drag(5);
+        // TCP has it all.
+        eventually(|| snapshot(&one, 0).is_ok_and(|s| s.unsent == 0))?;
+        let at = zero.clone();
+        let receiver = spawn(move || {
+            let mut buf = KVVec::from_elem(0, LEN, GFP_KERNEL)?;
+            let mut received = 0;
+            loop {
+                match receive(&at, Some(1), Some(BULK), &mut buf, SOON) {
+                    Ok(_) => received += 1,
+                    Err(e) => return Ok::<_, Error>((received, e)),
+                }
+            }
+        })?;
         drop(one);
         cluster.stop(1);
         sees_down(&zero, 1)?;
         gate.set_drag(0);
-        waiting(&zero, 1 + COUNT, 0)?;
-        eventually(|| snapshot(&zero, 1).is_ok_and(|s| s.session == 0))
+        // Who waits gets it all, and is told then.
+        check_eq!(receiver.join()??, (1 + COUNT, EHOSTDOWN));
+        eventually(|| snapshot(&zero, 1).is_ok_and(|s| s.session == 0))?;
+        let late = receive(&zero, Some(1), None, &mut [], SOON);
+        check_eq!(late, Err(EHOSTDOWN));
+        Ok(())
+    }
+
+    /// It is not there for itself: where nothing comes over the main channel, or a good-bye, the peer is
+    /// down, whatever comes over this one.
+    #[test]
+    fn main_channel_says_who_is_up() -> Result {
+        for bye in [None, Some(Bye::Stopping)] {
+            let mut plan = Plan::of(2);
+            plan.ip = own_ip;
+            plan.limits.dead_ms = 400 * SLOWNESS as u32;
+            let mut cluster = Cluster::idle(plan)?;
+            cluster.start(1)?;
+            let node = cluster.node(1)?;
+            let me = cluster.stranger(0, 77)?;
+            let main = Client::join(&cluster, &me, 1)?;
+            let is_up = || node.peer(0).is_some_and(|p| p.is_up());
+            eventually(is_up)?;
+            let second = join(&cluster, &me)?;
+            if let Some(bye) = bye {
+                main.say(&main.frame(Header::Bye(bye)))?;
+            }
+            eventually(|| {
+                let _ = second.tell(&second.frame(PING));
+                !is_up() && second.is_closed()
+            })?;
+            eventually(|| node.peer(0).is_some_and(|p| !p.may_be_heard()))?;
+            let late = Client::connect(cluster.ip(0), cluster.addr(1))?;
+            late.say(&hello::hello(&me, 1, Channel::Bulk, anew(&me)))?;
+            check_eq!(late.answer(&me, 1)?, Some(Refusal::Early));
+        }
+        Ok(())
+    }
+
+    /// Both are taken away and given back while they are being opened.
+    #[test]
+    fn administrator_is_in_a_hurry() -> Result {
+        const ROUNDS: u32 = often(200) as u32;
+        let cluster = Cluster::of(2)?;
+        let (zero, one) = cluster.pair()?;
+        let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let mut jobs = KVec::new();
+        for (from, to) in [(&zero, 1), (&one, 0)] {
+            let (from, stop) = (from.clone(), stop.clone());
+            let job = spawn(move || {
+                while !stop.load(Relaxed) {
+                    match from.send_bulk(to, BULK + 1, &[], Timeout::After(5)) {
+                        Ok(()) => {}
+                        Err(e) if e == EHOSTDOWN || e == ETIMEDOUT => pause(1),
+                        Err(e) => return Err(e).here(),
+                    }
+                }
+                Ok(())
+            })?;
+            jobs.push(job, GFP_KERNEL)?;
+        }
+        for (node, other) in [(&zero, 1), (&one, 0)] {
+            let (node, stop) = (node.clone(), stop.clone());
+            let job = spawn(move || {
+                let peer = node.peer(other).ok_or(EINVAL)?;
+                while !stop.load(Relaxed) {
+                    node.set_admin_down(peer, true);
+                    pause(1);
+                    node.set_admin_down(peer, false);
+                    pause(3);
+                }
+                Ok(())
+            })?;
+            jobs.push(job, GFP_KERNEL)?;
+        }
+        for _ in 0..ROUNDS {
+            for (node, other) in [(&zero, 1), (&one, 0)] {
+                let peer = node.peer(other).ok_or(EINVAL)?;
+                node.set_admin_down(peer, true);
+                node.set_admin_down(peer, false);
+            }
+            pause(2);
+        }
+        stop.store(true, Relaxed);
+        for job in jobs {
+            job.join()??;
+        }
+        // The last of it may still be under way.
+        for (from, to) in [(&zero, &one), (&one, &zero)] {
+            let number = &0_u64.to_le_bytes();
+            eventually(|| from.send_bulk(to.id(), BULK, number, Timeout::After(20)) == Ok(()))?;
+            expect_numbers(to, from.id(), BULK, 0..1)?;
+        }
+        cluster.connected()?;
+        open(&zero, &one)
+    }
+
+    /// With several listeners, and peers that are restarted while much is under way: each gets what was
+    /// for it alone, whatever becomes of the rest.
+    #[test]
+    fn restarts_with_much_under_way() -> Result {
+        const ROUNDS: u64 = often(20);
+        let mut plan = Plan::of(2);
+        plan.limits.listeners = 3;
+        let mut cluster = Cluster::new(plan)?;
+        let zero = cluster.node(0)?;
+        let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        for round in 0..ROUNDS.max(3) {
+            let one = cluster.node(1)?;
+            stop.store(false, Relaxed);
+            let (from, until) = (one.clone(), stop.clone());
+            let run = round.to_le_bytes();
+            let sender = spawn(move || {
+                while !until.load(Relaxed) {
+                    if from.send_bulk(0, BULK, &run, SOON).is_err() {
+                        break;
+                    }
+                }
+            })?;
+            // All that comes is of this round, from the first message on.
+            for _ in 0..100 {
+                check_eq!(receive_number(&zero, Some(1), Some(BULK), SOON), Ok(round));
+            }
+            drop(one);
+            let running = cluster.take(1);
+            stop.store(round % 2 == 0, Relaxed);
+            drop(running);
+            stop.store(true, Relaxed);
+            sender.join()?;
+            cluster.start(1)?;
+            cluster.connected()?;
+        }
+        waiting(&zero, 0, 0)
     }
 
     /// The administrator takes both away, and gives both back.
@@ -419,6 +566,48 @@ mod tests {
         second.wait_closed()?;
         main.say(&main.frame(Header::Message { tag: TAG, len: 0 }))?;
         waiting(&node, 1, 0)
+    }
+
+    /// Another incarnation is there while the last one still speaks: nothing of that comes behind it.
+    #[test]
+    fn restart_in_the_middle_of_a_flood() -> Result {
+        const ROUNDS: u64 = often(200);
+        let mut plan = Plan::of(2);
+        plan.ip = own_ip;
+        let mut cluster = Cluster::idle(plan)?;
+        cluster.start(1)?;
+        let node = cluster.node(1)?;
+        let mut main = Client::join(&cluster, &cluster.stranger(0, 1)?, 1)?;
+        for run in 1..ROUNDS.max(3) {
+            eventually(|| {
+                let peer = node.peer(0);
+                peer.is_some_and(|p| p.is_up() && p.snapshot().incarnation == run)
+            })?;
+            let second = join(&cluster, &cluster.stranger(0, run)?)?;
+            let spoken = Arc::new(Atomic::new(0), GFP_KERNEL)?;
+            let count = spoken.clone();
+            let speaker = spawn(move || {
+                let message = Header::Message { tag: BULK, len: 0 };
+                while !second.is_closed() && count.load(Relaxed) < 100_000 {
+                    let mut bytes = KVVec::new();
+                    for _ in 0..100 {
+                        bytes.extend_from_slice(&second.frame(message), GFP_KERNEL)?;
+                    }
+                    if second.tell(&bytes).is_err() {
+                        break;
+                    }
+                    count.fetch_add(100, Relaxed);
+                }
+                Ok::<_, Error>(())
+            })?;
+            eventually(|| spoken.load(Relaxed) >= 1000)?;
+            drop(main);
+            main = Client::join(&cluster, &cluster.stranger(0, run + 1)?, 1)?;
+            speaker.join()??;
+            eventually(|| snapshot(&node, 0).is_ok_and(|s| s.epoch == 0))?;
+            waiting(&node, 0, 0)?;
+        }
+        Ok(())
     }
 
     // ---- What a peer must not say.
