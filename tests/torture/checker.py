@@ -544,6 +544,7 @@ class Checker:
         counts = self.verdict.counts
         if deliveries.kind[i] == Kind.RECV:
             counts["messages delivered"] += 1
+            counts["bulk messages delivered"] += deliveries.tag[i] == Tag.BULK
             return
         counts["calls run"] += 1
         name = _CLASS_OF.get(deliveries.tag[i], "unknown")

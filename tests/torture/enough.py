@@ -13,6 +13,7 @@ from typing import Any
 # processors, or less. On slow kernels it is as much less as they are slower.
 LEAST_WORK = {
     "messages delivered": 2000,
+    "bulk messages delivered": 200,
     "calls run": 1000,
     "short calls run": 400,
     "long calls run": 400,

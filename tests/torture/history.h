@@ -88,7 +88,8 @@ enum history_tag {
 	TAG_ANY = 1,		/* received from any node */
 	TAG_PROBED = 2,		/* probed for, then received */
 	TAG_EACH = 3,		/* received from each node by a thread of its own */
-	TAG_MESSAGES = 4,	/* how many there are */
+	TAG_BULK = 4,		/* sent with kccm_send_bulk() */
+	TAG_MESSAGES = 5,	/* how many there are */
 	FUNC_SHORT = 16,
 	FUNC_BRIEF = 17,	/* short, too */
 	FUNC_LONG = 18,

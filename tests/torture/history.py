@@ -66,6 +66,7 @@ class Tag(IntEnum):
     ANY = 1
     PROBED = 2
     EACH = 3
+    BULK = 4
     SHORT = 16
     BRIEF = 17
     LONG = 18

@@ -17,7 +17,7 @@ from history import MESSAGES, PROMPT_FUNCTIONS, Flag, Kind, Record, Tag
 
 Histories = dict[int, list[Record]]
 
-_TAGS = (Tag.ANY, Tag.PROBED, Tag.EACH)
+_TAGS = (Tag.ANY, Tag.PROBED, Tag.EACH, Tag.BULK)
 _FUNCTIONS = (Tag.SHORT, Tag.BRIEF, Tag.LONG, Tag.SOFTIRQ)
 _ENDS = {
     Kind.SEND: Kind.SENT,

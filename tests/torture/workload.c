@@ -87,6 +87,7 @@ static const u32 tags[TAG_MESSAGES] = {
 	[TAG_ANY] = 0,
 	[TAG_PROBED] = 0xffffffff,
 	[TAG_EACH] = 0x80000000,
+	[TAG_BULK] = 0x62756c6b,
 };
 
 /* What can be called, each as often as another. */
@@ -192,7 +193,9 @@ static int send(int node, u8 tag, struct body *body, u32 length, long timeout)
 	int ret;
 
 	begun = begin(HISTORY_SEND, node, tag, body, length);
-	ret = kccm_send(node, tags[tag], body, length, timeout);
+	ret = tag == TAG_BULK ?
+	      kccm_send_bulk(node, tags[tag], body, length, timeout) :
+	      kccm_send(node, tags[tag], body, length, timeout);
 	end(&begun, ret);
 	return ret;
 }
@@ -298,7 +301,7 @@ static int send_something(struct sender *s)
 	tag = TAG_ANY + below(&s->random, TAG_MESSAGES - TAG_ANY);
 	length = some_length(&s->random);
 	timeout = some_timeout(&s->random);
-	if (!below(&s->random, 16))
+	if (tag != TAG_BULK && !below(&s->random, 16))
 		return send_sync(s->node, tag, s->buf, length,
 				 timeout == KCCM_NOWAIT ? KCCM_FOREVER : timeout);
 	return send(s->node, tag, s->buf, length, timeout);
@@ -595,6 +598,8 @@ static int start_receivers(void)
 		ret = start_receiver(KCCM_ANY_NODE, TAG_ANY);
 	if (!ret)
 		ret = start_receiver(KCCM_ANY_NODE, TAG_PROBED);
+	if (!ret)
+		ret = start_receiver(KCCM_ANY_NODE, TAG_BULK);
 	for (i = 0; i < member_count && !ret; i++)
 		if (members[i] != own_node)
 			ret = start_receiver(members[i], TAG_EACH);
