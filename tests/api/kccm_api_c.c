@@ -54,6 +54,8 @@ static void check_messages(int peer)
 
 	for (i = 0; i < ARRAY_SIZE(no_nodes); i++) {
 		expect(kccm_send(no_nodes[i], TAG, buf, 1, KCCM_NOWAIT), -EINVAL);
+		expect(kccm_send_bulk(no_nodes[i], TAG, buf, 1, KCCM_NOWAIT),
+		       -EINVAL);
 		expect(kccm_recv(no_nodes[i], TAG, buf, 4, &info, KCCM_NOWAIT),
 		       -EINVAL);
 		expect(kccm_recv_alloc(no_nodes[i], TAG, &message, &info,
@@ -64,8 +66,12 @@ static void check_messages(int peer)
 	expect(kccm_send(kccm_node_id(), TAG, buf, 1, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_send(peer, TAG, NULL, 1, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_send(peer, TAG, buf, SIZE_MAX, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_send_bulk(kccm_node_id(), TAG, buf, 1, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_send_bulk(peer, TAG, NULL, 1, KCCM_NOWAIT), -EINVAL);
+	expect(kccm_send_bulk(peer, TAG, buf, SIZE_MAX, KCCM_NOWAIT), -EINVAL);
 	/* Nothing can be nowhere. It will stay where it is sent. */
 	expect(kccm_send(peer, TAG + 1, NULL, 0, KCCM_FOREVER), 0);
+	expect(kccm_send_bulk(peer, TAG + 1, NULL, 0, KCCM_FOREVER), 0);
 
 	expect(kccm_recv(peer, -2, buf, 4, &info, KCCM_NOWAIT), -EINVAL);
 	expect(kccm_recv(peer, 1LL << 32, buf, 4, &info, KCCM_NOWAIT), -EINVAL);

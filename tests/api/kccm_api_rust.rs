@@ -80,6 +80,8 @@ const DROPPED: u32 = ECHO + 9;
 /// Is one for softirqs. Returns its arguments, and how many of its attempts at what it must not do have
 /// been refused.
 const QUICK: u32 = ECHO + 11;
+/// Sends its arguments back as [`BOUNCE`] does, but for bulk.
+const BULK: u32 = ECHO + 12;
 /// Is not there.
 const NOTHING: u32 = ECHO + 10;
 
@@ -95,6 +97,11 @@ fn echo(call: &mut Call<'_>) -> Result<u32> {
 
 fn bounce(call: &mut Call<'_>) -> Result<u32> {
     kccm::send(call.source(), BOUNCE, call.args(), Timeout::Forever)?;
+    Ok(0)
+}
+
+fn bulk(call: &mut Call<'_>) -> Result<u32> {
+    kccm::send_bulk(call.source(), BOUNCE, call.args(), Timeout::Forever)?;
     Ok(0)
 }
 
@@ -293,10 +300,12 @@ fn messages(_: &'static ThisModule, peer: u32) -> Result {
     same!(kccm::try_recv(peer, BOUNCE, &mut buf), Ok(None));
     // Of whatever length.
     for len in [100, 0, 1] {
-        kccm::rcall(peer, BOUNCE, &bytes[..len], SOON)?;
-        let (got, message) = kccm::recv_vec(peer, BOUNCE, SOON)?;
-        same!(got, Info { len, ..info });
-        same!(message[..], bytes[..len]);
+        for func in [BOUNCE, BULK] {
+            kccm::rcall(peer, func, &bytes[..len], SOON)?;
+            let (got, message) = kccm::recv_vec(peer, BOUNCE, SOON)?;
+            same!(got, Info { len, ..info });
+            same!(message[..], bytes[..len]);
+        }
     }
     // The shortest, into no buffer.
     kccm::rcall(peer, BOUNCE, &[], SOON)?;
@@ -311,10 +320,12 @@ fn sending(_: &'static ThisModule, peer: u32) -> Result {
     let me = kccm::node_id()?;
     for nobody in [me, NOBODY, kccm::MAX_NODES, u32::MAX] {
         same!(kccm::send(nobody, NOTHING, b"x", SOON), Err(EINVAL));
+        same!(kccm::send_bulk(nobody, NOTHING, b"x", SOON), Err(EINVAL));
         same!(kccm::try_send(nobody, NOTHING, b"x"), Err(EINVAL));
     }
     let long = KVVec::from_elem(0, MAX_MESSAGE + 1, GFP_KERNEL)?;
     same!(kccm::send(peer, NOTHING, &long, SOON), Err(EMSGSIZE));
+    same!(kccm::send_bulk(peer, NOTHING, &long, SOON), Err(EMSGSIZE));
     same!(kccm::try_send(peer, NOTHING, &long), Err(EMSGSIZE));
     Ok(())
 }
@@ -547,10 +558,11 @@ fn fill(node: u32) -> Error {
 
 fn serve(module: &'static ThisModule) -> Result<KVec<Registration>> {
     type Serve = fn(&mut Call<'_>) -> Result<u32>;
-    let all: [(u32, Class, Serve); 10] = [
+    let all: [(u32, Class, Serve); 11] = [
         (QUICK, Class::Softirq, quick),
         (ECHO, Class::Long, echo),
         (BOUNCE, Class::Long, bounce),
+        (BULK, Class::Long, bulk),
         (NOTE, Class::Short, note),
         (FAIL, Class::Short, fail),
         (LONGER, Class::Short, longer),

@@ -15,8 +15,9 @@
  *		of reply, after W that are not timed; fewer of each, but one, where
  *		T milliseconds are over. The handler takes U microseconds. With
  *		background=1 messages of 1 MiB are sent over the same pair
- *		meanwhile, with 2 by the way that the peer has for bulk. With trace=1 say also what each call costs, for which
- *		they are made once more
+ *		meanwhile, with 2 by the way that the peer has for bulk. With
+ *		trace=1 say also what each call costs, for which they are made once
+ *		more
  * flood peer=P size=B ms=T [senders=S] [trace=1]
  *		count messages one way, where they come in, for T milliseconds,
  *		and again for what each costs

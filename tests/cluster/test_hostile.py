@@ -810,6 +810,9 @@ class Expectation:
             return "EPROTO" if self.calls > BOUNDS["rcall_bytes"] else ""
         if kind == CREDIT:
             return "EPROTO" if id_ > WINDOWS[tag] else ""
+        if kind == OPEN:
+            # The victim does not connect to this peer.
+            return "EPROTO"
         return BYES[tag].value if kind == BYE else ""
 
 
@@ -819,13 +822,15 @@ class Chance:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def frames(self) -> bytes:
-        """Some frames, right or nearly so."""
+    def frames(self, peer: int) -> bytes:
+        """Some frames of that peer's, right or nearly so."""
         pick, said = self.random, []
+        # To the other the victim would connect once more, and go on with that.
+        kinds = [kind for kind in KINDS.values() if kind != OPEN or peer == LOW]
         seq = 1
         for _ in range(pick.randint(1, 8)):
-            kind = pick.choice(list(KINDS.values()))
-            if kind == BYE and pick.random() < 0.8:
+            kind = pick.choice(kinds)
+            if kind in (BYE, OPEN) and pick.random() < 0.8:
                 kind = PING
             length = pick.choice([0, 1, 39, 40, 300]) if kind in wire.SEQUENCED else 0
             fields = {"tag": NOBODY}
@@ -876,7 +881,8 @@ def chance_cells(hostile: Hostile, seed: int, count: int) -> Iterator[Cell]:
     chance = Chance(seed)
     pick = chance.random
     for number in range(count):
-        said, peer = chance.frames(), pick.choice([LOW, HIGH])
+        peer = pick.choice([LOW, HIGH])
+        said = chance.frames(peer)
         cell, incarnation = Cell(f"seed {seed}, number {number}"), hostile.incarnation()
         if peer == LOW:
             hostile.connect(cell).say(hostile.hello(incarnation) + H(PING)).welcomed()
