@@ -141,7 +141,7 @@ module! {
         },
         listeners: u32 {
             default: 1,
-            description: "Listener threads (1)",
+            description: "Listener threads, besides the one for bulk (1)",
         },
         dead_ms: u32 {
             default: 3000,

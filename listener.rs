@@ -546,7 +546,7 @@ impl Listener<'_> {
                     let peer = welcomed.peer.clone();
                     // A header is enough: nothing is kept of whoever has not been heard.
                     match rx.assembler.header(self.node.identity.bounds) {
-                        Ok(Some(_)) if self.outlive(&peer) => {
+                        Ok(Some(_)) if self.end_older(&peer) => {
                             return Ok(match peer.channel {
                                 Channel::Main => Taken::TurnOver,
                                 // Another listener ends it, of which this one hears nothing.
@@ -600,7 +600,7 @@ impl Listener<'_> {
                 Channel::Bulk => main.bulk()?,
             };
             let claimed = Claimed {
-                known: main.is_up() && main.knows(greeting.peer.incarnation),
+                known: main.is_up() && main.has_session_with(greeting.peer.incarnation),
                 ip: found.addr.ip(),
                 admin_down: found.snapshot().state == crate::conn::state::State::Down,
                 alive: found.alive_since(lately),
@@ -694,8 +694,8 @@ impl Listener<'_> {
     /// A peer that connects again has found its old connection broken: ends it. Returns whether there
     /// is one. Then it is to be served first: what has come in and could not be handled is let go of
     /// before it comes again.
-    fn outlive(&mut self, peer: &Peer) -> bool {
-        let Some(old) = peer.connection() else {
+    fn end_older(&mut self, peer: &Peer) -> bool {
+        let Some(old) = peer.established() else {
             return false;
         };
         old.fail(ECONNRESET, Some(Bye::Replaced));
@@ -754,8 +754,8 @@ impl Listener<'_> {
     ) -> Result<Arc<Session>> {
         if peer.channel == Channel::Bulk {
             let main = self.node.peer(peer.id).ok_or(EINVAL)?;
-            // Only beside that of the main channel, whose listener is this one, too.
-            if !main.is_up() || !main.knows(greeting.peer.incarnation) {
+            // Only beside that of the main channel, whose listener is this one, too, and if that is not down.
+            if !main.is_up() || !main.has_session_with(greeting.peer.incarnation) {
                 return Err(ECANCELED);
             }
         }

@@ -497,12 +497,11 @@ impl Node {
     fn lost_bulk(&self, bulk: &Peer, conn: &Conn) {
         bulk.let_queue();
         if let (Some(session), Some(main)) = (conn.session(), self.peer(bulk.id)) {
-            if !main.knows(session.peer.incarnation) {
-                bulk.end_session_if(EHOSTDOWN, |active| Arc::ptr_eq(active, session));
-            }
-            if !main.is_up() {
+            let ended = !main.has_session_with(session.peer.incarnation)
+                && bulk.end_session_if(EHOSTDOWN, |active| Arc::ptr_eq(active, session));
+            if ended || !main.is_up() {
                 // Nothing more comes in of what had been sent before.
-                self.endpoint.fail_source(bulk.id, EHOSTDOWN);
+                self.fail_receivers(bulk, EHOSTDOWN);
             }
         }
         self.look_by(bulk, clock::now());
@@ -582,19 +581,25 @@ impl Node {
 
     /// Tells whoever waits for a peer that it has gone, unless this node is going itself.
     pub(crate) fn fail_waiters(&self, peer: &Peer, error: Error) {
-        let told = if self.is_stopping() { ESHUTDOWN } else { error };
-        self.endpoint.fail_source(peer.id, told);
+        self.fail_receivers(peer, error);
         self.fail_callers(peer, error);
     }
 
-    /// The same, but for those who wait for its messages.
+    /// Tells those who wait for its messages.
+    fn fail_receivers(&self, peer: &Peer, error: Error) {
+        let told = if self.is_stopping() { ESHUTDOWN } else { error };
+        self.endpoint.fail_source(peer.id, told);
+    }
+
+    /// Tells all others, and subscribers.
     fn fail_callers(&self, peer: &Peer, error: Error) {
         let told = if self.is_stopping() { ESHUTDOWN } else { error };
         self.calls.fail(Some(peer.id), told);
         self.changed(peer);
     }
 
-    /// A peer has come up or gone down, and all that follows from that has been done.
+    /// A peer has come up or gone down, and all that follows from that has been done; but who waits for its
+    /// messages may have some to come yet, for bulk: see [`Node::stopped`].
     fn changed(&self, peer: &Peer) {
         peer.announce();
         self.ups.notify_all();
@@ -675,7 +680,8 @@ impl Node {
                     bulk.admin(Event::AdminUp);
                 }
                 drop(administration);
-                if bulk.conn().is_none() {
+                let is_there = bulk.established().is_some_and(|c| c.failure().is_none());
+                if !is_there {
                     bulk.hurry();
                 }
                 self.look_by(bulk, clock::now());

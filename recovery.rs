@@ -181,7 +181,7 @@ pub(crate) fn run(node: &Arc<Node>) {
                 Some((conn, peer_dead_ms)) => {
                     let owed = conn.session().and_then(|s| s.acknowledge_late(now));
                     let next = beat(node, peer, &conn, peer_dead_ms);
-                    [Some(next), owed, outlast(node, peer, &conn)]
+                    [Some(next), owed, end_if_gone(node, peer, &conn)]
                 }
                 None => {
                     let due = tend(node, peer);
@@ -299,13 +299,13 @@ fn beat(node: &Node, peer: &Peer, conn: &Arc<Conn>, peer_dead_ms: Millis) -> Mil
     due.min(dies)
 }
 
-/// Sees to it that what a peer has for bulk ends when that peer has been down for so long that it must have
-/// been read. Returns when to look again.
-fn outlast(node: &Node, peer: &Peer, conn: &Arc<Conn>) -> Option<Millis> {
+/// Ends a connection for bulk whose peer has been down for `dead_ms`: what had come in before has been read.
+/// Returns when to look again.
+fn end_if_gone(node: &Node, peer: &Peer, conn: &Arc<Conn>) -> Option<Millis> {
     if peer.channel == Channel::Main {
         return None;
     }
-    let gone = node.peer(peer.id)?.gone_since()?;
+    let gone = node.peer(peer.id)?.down_last_heard()?;
     let ends = gone + Millis::from(node.limits().dead_ms);
     if clock::now() < ends {
         return Some(ends);

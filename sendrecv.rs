@@ -652,10 +652,12 @@ impl Node {
             _ => Ok(()),
         };
         if timeout == Timeout::NoWait || self.queues.is_listener() {
+            // Asked first: when nothing can come any more, all that has is there to be found.
+            let may_come = may_come();
             return match self.endpoint.take(pattern, wish, to) {
                 Some(delivery) => Ok(delivery),
                 None => {
-                    may_come()?;
+                    may_come?;
                     Err(if timeout == Timeout::NoWait {
                         EAGAIN
                     } else {

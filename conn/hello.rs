@@ -134,7 +134,7 @@ pub(crate) enum Refusal {
     Malformed = 9,
     /// It has been said too late: there is a session already, of which it does not know.
     Stale = 10,
-    /// It is for the bulk channel, and there is no session yet on the main one.
+    /// It is for the bulk channel, and there is no session yet on the main one, or the peer is down on that.
     Early = 11,
 }
 
@@ -331,7 +331,7 @@ pub(crate) struct Claimed {
     pub(crate) admin_down: bool,
     /// Its incarnation, if it is connected at present and has been heard of lately.
     pub(crate) alive: Option<u64>,
-    /// Whether there is a session on the main channel with the incarnation that greets.
+    /// Whether there is a session on the main channel with the incarnation that greets, which is not down.
     pub(crate) known: bool,
     /// Whether this node can go on from where the greeting says that it is; `None` if there is no
     /// session with that incarnation.

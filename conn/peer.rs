@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One other node of the cluster: where the connection to it stands, and what may be sent to it.
+//! One other node of the cluster, or rather one channel to it: where the connection stands, and what may be
+//! sent.
 //!
 //! A peer is there for as long as this node. It has a [`Session`] from the first handshake with one
 //! of its incarnations to that one's end, and during that one connection after the other.
 //!
 //! All of that is there once more for bulk, from the moment that somebody asks for it, as a [`Peer`] of
-//! its own that the first one has ([`Channel`]). It has a session only while the first has one with the
+//! its own that the first one has ([`Channel`]). It begins a session only beside one of the first with the
 //! same incarnation, and is up when that is.
 
 use super::credit::{
@@ -333,7 +334,8 @@ impl Peer {
         self.up.load(Relaxed)
     }
 
-    /// The connection that is established, and how long a silence the peer takes for death.
+    /// The connection that is established, in a session that is not over, and how long a silence the peer
+    /// takes for death.
     pub(crate) fn line(&self) -> Option<(Arc<Conn>, Millis)> {
         let inner = self.inner.lock();
         let conn = inner.conn.clone().filter(|_| inner.connected)?;
@@ -341,8 +343,8 @@ impl Peer {
         Some((conn, active.session.peer.dead_ms.into()))
     }
 
-    /// The connection that is established, also of a session that is over and that has yet to be closed.
-    pub(crate) fn connection(&self) -> Option<Arc<Conn>> {
+    /// The connection that is established, also in a session that is over: then it has yet to be closed.
+    pub(crate) fn established(&self) -> Option<Arc<Conn>> {
         let inner = self.inner.lock();
         inner.conn.clone().filter(|_| inner.connected)
     }
@@ -391,7 +393,7 @@ impl Peer {
     }
 
     /// Whether there is a session with that incarnation.
-    pub(crate) fn knows(&self, incarnation: u64) -> bool {
+    pub(crate) fn has_session_with(&self, incarnation: u64) -> bool {
         let session = self.session();
         session.is_some_and(|s| s.peer.incarnation == incarnation)
     }
@@ -661,8 +663,8 @@ impl Peer {
         (!inner.connected && !inner.down).then(|| inner.heard + self.dead_ms)
     }
 
-    /// If it is down, when it was last heard of.
-    pub(crate) fn gone_since(&self) -> Option<Millis> {
+    /// If it is down, and not connected any more, when it was last heard of.
+    pub(crate) fn down_last_heard(&self) -> Option<Millis> {
         let inner = self.inner.lock();
         (!inner.connected && inner.down).then_some(inner.heard)
     }

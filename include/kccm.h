@@ -3,7 +3,7 @@
  * KCCM: kernel-level cluster communication, the interface for other modules.
  *
  * A cluster is a set of nodes, each a kernel with kccm.ko loaded, each with a
- * small number (0..KCCM_MAX_NODES-1).  Every two nodes share one connection.
+ * small number (0..KCCM_MAX_NODES-1).  Every two nodes share a connection.
  * Over it go messages, which a receiver asks for by source and tag, and
  * remote calls ("rcalls"), which run a handler registered on the other node.
  * Both are delivered exactly once and in order between two incarnations of two
@@ -114,7 +114,7 @@ int kccm_send_sync(int dst, __u32 tag, const void *buf, size_t len,
 		   long timeout_ms);
 
 /**
- * kccm_send_bulk() - send a message that nothing else need wait for
+ * kccm_send_bulk() - send a message that only others of its kind wait behind
  * @dst: id of the receiving node, which is not this one
  * @tag: the tag a receiver asks for
  * @buf: the message; it may be reused as soon as the call returns
@@ -161,7 +161,8 @@ int kccm_send_bulk(int dst, __u32 tag, const void *buf, size_t len,
  * -EAGAIN: nothing has arrived, and KCCM_NOWAIT was given;
  * -ETIMEDOUT: nothing arrived within @timeout_ms;
  * -EHOSTDOWN: nothing has arrived from @src, and it is down or went down
- *	       while waiting (not returned for KCCM_ANY_NODE);
+ *	       while waiting, and what it may have sent for bulk before a
+ *	       good-bye has been read (not returned for KCCM_ANY_NODE);
  * -ENETRESET: @src was restarted while waiting (nor this);
  * -EINVAL: no such node or tag;
  * -EDEADLK: it would have to wait, and the caller is a short handler;
@@ -413,7 +414,8 @@ int kccm_wait_up(int node, long timeout_ms);
 /**
  * enum kccm_event - what happened to a peer
  * @KCCM_NODE_DOWN: it is taken for dead, has said that it goes, or was
- *	restarted; all that waited on it has ended
+ *	restarted; all that waited on it has ended, but for who waits for its
+ *	messages while what it sent for bulk before a good-bye is read
  * @KCCM_NODE_UP: it is connected
  */
 enum kccm_event {

@@ -374,8 +374,8 @@ pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) ->
     })
 }
 
-/// Sends a message that what is sent otherwise need not wait for: over another connection, which two
-/// nodes have from the first such message on, with as much room of its own.
+/// Sends a message that only others of its kind wait behind: over another connection, which two nodes
+/// have from the first such message on, with as much room of its own.
 ///
 /// Such messages are delivered exactly once, and in order among themselves; what is sent by other
 /// functions may overtake them, and may be overtaken. For long messages beside which calls are to stay
@@ -623,8 +623,8 @@ pub(crate) fn rcall_sync(
 /// How a handler is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Class {
-    /// By the listener itself, as a function call: fast, but while it runs no other message and no
-    /// other call is handled on this node. It must not wait for anything remote.
+    /// By the listener itself, as a function call: fast, but while it runs no other call, and no other
+    /// message but those for bulk, is handled on this node. It must not wait for anything remote.
     Short,
     /// In a kernel thread of its own. It may sleep and call whatever it likes. Beyond the idle threads
     /// the kernel makes one with `GFP_KERNEL`, which can wait for pages to be written back: what has a
@@ -828,7 +828,8 @@ pub(crate) fn wait_all_up(timeout: Timeout) -> Result {
 /// What has happened to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
-    /// It is taken for dead, has said that it goes, or was restarted; all that waited on it has ended.
+    /// It is taken for dead, has said that it goes, or was restarted; all that waited on it has ended, but
+    /// for who waits for its messages while what it sent for bulk before a good-bye is read.
     Down,
     /// It is connected.
     Up,

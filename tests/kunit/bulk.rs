@@ -328,6 +328,36 @@ mod tests {
         expect_numbers(&zero, 1, BULK, 0..3)
     }
 
+    /// What was lost while the peer was down comes when it is back, once and in order.
+    #[test]
+    fn down_is_not_the_end() -> Result {
+        const COUNT: u64 = 10;
+        let cluster = Cluster::new(Plan::gated(2)?)?;
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (sender, receiver) = (cluster.node(from)?, cluster.node(to)?);
+            send_numbers(&sender, to, 0..1)?;
+            expect_numbers(&receiver, from, BULK, 0..1)?;
+            open(&sender, &receiver)?;
+            let gate = cluster.gate(from)?;
+            gate.set_mute(true);
+            send_numbers(&sender, to, 1..COUNT)?;
+            let peer = sender.peer(to).ok_or(EINVAL)?;
+            sender.set_admin_down(peer, true);
+            sees_down(&sender, to)?;
+            gate.set_mute(false);
+            // The other side has not been told.
+            let other = receiver.peer(from).ok_or(EINVAL)?;
+            receiver.disconnect(other, true);
+            sees_lost(&receiver, from)?;
+            sender.set_admin_down(peer, false);
+            cluster.connected()?;
+            expect_numbers(&receiver, from, BULK, 1..COUNT)?;
+            let more = receive_number(&receiver, None, None, Timeout::NoWait);
+            check_eq!(more, Err(EAGAIN));
+        }
+        Ok(())
+    }
+
     /// What was sent before a good-bye is read, although that comes over the other connection.
     #[test]
     fn outlives_its_sender() -> Result {
