@@ -100,7 +100,7 @@ def test_bulk_has_a_connection_of_its_own(cluster3: Cluster) -> None:
     """From the first kccm_send_bulk() on, whichever side calls it; all that is counted is."""
     names = ("tx_messages", "rx_messages")
     for sender, receiver in ((0, 1), (2, 1)):
-        for ends in ((sender, receiver), (receiver, sender)):
+        for ends in both_ends(sender, receiver):
             assert cluster3.peer(*ends, "bulk_state") == "unused"
         before = [cluster3.peer(*ends, name) for ends, name in zip(both_ends(sender, receiver), names)]
         for number in range(3):
@@ -154,8 +154,7 @@ def test_killed_while_calling(cluster3: Cluster) -> None:
 
 def calls_between(cluster: Cluster, a: int, b: int) -> list[int]:
     """What has been counted of calls at both ends."""
-    ends = ((a, b), (b, a))
-    return [int(cluster.peer(*end, name)) for end in ends for name in CALL_COUNTERS]
+    return [int(cluster.peer(*end, name)) for end in both_ends(a, b) for name in CALL_COUNTERS]
 
 
 @pytest.mark.parametrize("how", ["sync", "short", "long"])

@@ -122,10 +122,7 @@ fn fill(node: &Node) -> Result<usize> {
 #[track_caller]
 fn join(cluster: &Cluster, me: &Identity) -> Result<Client> {
     let node = cluster.node(1)?;
-    let client = Client::connect(cluster.ip(me.id), cluster.addr(1))?;
-    client.say(&hello::hello(me, 1, Channel::Bulk, anew(me)))?;
-    check_eq!(client.answer(me, 1)?, None);
-    client.say(&client.frame(PING))?;
+    let client = Client::join_on(Channel::Bulk, cluster, me, 1, anew(me))?;
     eventually(|| snapshot(&node, me.id).is_ok_and(|s| s.epoch > 0))?;
     Ok(client)
 }
@@ -404,13 +401,9 @@ mod tests {
     #[test]
     fn main_channel_says_who_is_up() -> Result {
         for bye in [None, Some(Bye::Stopping)] {
-            let mut plan = Plan::of(2);
-            plan.ip = own_ip;
-            plan.limits.dead_ms = 400 * SLOWNESS as u32;
-            let mut cluster = Cluster::idle(plan)?;
-            cluster.start(1)?;
-            let node = cluster.node(1)?;
-            let me = cluster.stranger(0, 77)?;
+            let (cluster, node, me) = with_client(|limits| {
+                limits.dead_ms = 400 * SLOWNESS as u32;
+            })?;
             let main = Client::join(&cluster, &me, 1)?;
             let is_up = || node.peer(0).is_some_and(|p| p.is_up());
             eventually(is_up)?;
@@ -554,12 +547,8 @@ mod tests {
     /// A node is stopped while somebody waits for the channel to one that does not open it.
     #[test]
     fn stops_while_it_is_waited_for() -> Result {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let node = cluster.node(1)?;
-        let client = Client::join(&cluster, &cluster.stranger(0, 77)?, 1)?;
+        let (mut cluster, node, me) = with_client(|_| {})?;
+        let client = Client::join(&cluster, &me, 1)?;
         eventually(|| node.peer(0).is_some_and(|p| p.is_up()))?;
         let theirs = node.clone();
         let waiter = spawn(move || theirs.send_bulk(0, BULK, &[], SOON))?;
@@ -574,13 +563,8 @@ mod tests {
     /// What an incarnation that is over still says there is not heard.
     #[test]
     fn earlier_incarnation_is_not_heard() -> Result {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let node = cluster.node(1)?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let is_up = || node.peer(0).is_some_and(|p| p.is_up());
-        let me = cluster.stranger(0, 77)?;
         let main = Client::join(&cluster, &me, 1)?;
         eventually(is_up)?;
         let second = join(&cluster, &me)?;
@@ -603,11 +587,7 @@ mod tests {
     #[test]
     fn restart_in_the_middle_of_a_flood() -> Result {
         const ROUNDS: u64 = often(200);
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let node = cluster.node(1)?;
+        let (cluster, node, _) = with_client(|_| {})?;
         let mut main = Client::join(&cluster, &cluster.stranger(0, 1)?, 1)?;
         for run in 1..ROUNDS.max(3) {
             eventually(|| {
@@ -646,17 +626,12 @@ mod tests {
     /// There is none without a session on the main channel, and none is asked for by who connects.
     #[test]
     fn comes_after_the_main_channel() -> Result {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let me = cluster.stranger(0, 77)?;
+        let (cluster, node, me) = with_client(|_| {})?;
         let early = Client::connect(cluster.ip(0), cluster.addr(1))?;
         early.say(&hello::hello(&me, 1, Channel::Bulk, anew(&me)))?;
         check_eq!(early.answer(&me, 1)?, Some(Refusal::Early));
         early.wait_closed()?;
         let main = Client::join(&cluster, &me, 1)?;
-        let node = cluster.node(1)?;
         eventually(|| node.peer(0).is_some_and(|p| p.is_up()))?;
         // Nor for another incarnation than that which is there.
         let other = cluster.stranger(0, 78)?;

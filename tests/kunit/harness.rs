@@ -644,6 +644,19 @@ impl Cluster {
     }
 }
 
+/// Node 1 alone, and somebody to play node 0.
+pub(super) fn with_client(
+    adjust: impl FnOnce(&mut Limits),
+) -> Result<(Cluster, Arc<Node>, Identity)> {
+    let mut plan = Plan::of(2);
+    plan.ip = own_ip;
+    adjust(&mut plan.limits);
+    let mut cluster = Cluster::idle(plan)?;
+    cluster.start(1)?;
+    let (node, me) = (cluster.node(1)?, cluster.stranger(0, 7)?);
+    Ok((cluster, node, me))
+}
+
 /// Which of its connections to a peer a node has, 0 for none.
 pub(super) fn epoch(node: &Node, peer: NodeId) -> u64 {
     node.peer(peer).map_or(0, |p| p.snapshot().epoch)

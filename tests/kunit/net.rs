@@ -862,8 +862,20 @@ impl Client {
         to: NodeId,
         standing: Standing,
     ) -> Result<Self> {
+        Self::join_on(hello::Channel::Main, cluster, me, to, standing)
+    }
+
+    /// The same, on some channel.
+    #[track_caller]
+    pub(super) fn join_on(
+        channel: hello::Channel,
+        cluster: &Cluster,
+        me: &Identity,
+        to: NodeId,
+        standing: Standing,
+    ) -> Result<Self> {
         let client = Self::connect(cluster.ip(me.id), cluster.addr(to))?;
-        client.say(&hello::hello(me, to, hello::Channel::Main, standing))?;
+        client.say(&hello::hello(me, to, channel, standing))?;
         match client.answer(me, to)? {
             None => {
                 client.say(&client.frame(PING))?;

@@ -1148,15 +1148,4 @@ mod tests {
             }
         }
     }
-
-    /// Node 1 alone, and somebody to play node 0.
-    fn with_client(adjust: impl FnOnce(&mut Limits)) -> Result<(Cluster, Arc<Node>, Identity)> {
-        let mut plan = Plan::of(2);
-        plan.ip = own_ip;
-        adjust(&mut plan.limits);
-        let mut cluster = Cluster::idle(plan)?;
-        cluster.start(1)?;
-        let (node, me) = (cluster.node(1)?, cluster.stranger(0, 7)?);
-        Ok((cluster, node, me))
-    }
 }
