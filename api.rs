@@ -167,6 +167,27 @@ unsafe fn tell(to: *mut header::kccm_msg_info, info: &Info) {
 
 // ---- Messages.
 
+/// Sends a message, in one of the ways that there are.
+///
+/// # Safety
+///
+/// `buf` must be valid for reads of `len` bytes.
+unsafe fn send_by(
+    send: fn(&Node, NodeId, u32, &[u8], Timeout) -> Result,
+    dst: c_int,
+    tag: u32,
+    buf: *const c_void,
+    len: usize,
+    timeout_ms: c_long,
+) -> c_int {
+    with_node(|node| {
+        // SAFETY: By this function's contract.
+        let buf = unsafe { input(buf, len) }?;
+        send(node, peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
+        Ok(0)
+    })
+}
+
 /// # Safety
 ///
 /// `buf` must be valid for reads of `len` bytes.
@@ -178,12 +199,8 @@ unsafe extern "C" fn kccm_send(
     len: usize,
     timeout_ms: c_long,
 ) -> c_int {
-    with_node(|node| {
-        // SAFETY: By this function's contract.
-        let buf = unsafe { input(buf, len) }?;
-        node.send(peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
-        Ok(0)
-    })
+    // SAFETY: By this function's contract.
+    unsafe { send_by(Node::send, dst, tag, buf, len, timeout_ms) }
 }
 
 /// # Safety
@@ -197,12 +214,8 @@ unsafe extern "C" fn kccm_send_sync(
     len: usize,
     timeout_ms: c_long,
 ) -> c_int {
-    with_node(|node| {
-        // SAFETY: By this function's contract.
-        let buf = unsafe { input(buf, len) }?;
-        node.send_sync(peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
-        Ok(0)
-    })
+    // SAFETY: By this function's contract.
+    unsafe { send_by(Node::send_sync, dst, tag, buf, len, timeout_ms) }
 }
 
 /// # Safety
@@ -216,12 +229,8 @@ unsafe extern "C" fn kccm_send_bulk(
     len: usize,
     timeout_ms: c_long,
 ) -> c_int {
-    with_node(|node| {
-        // SAFETY: By this function's contract.
-        let buf = unsafe { input(buf, len) }?;
-        node.send_bulk(peer_id(dst)?, tag, buf, timeout(timeout_ms))?;
-        Ok(0)
-    })
+    // SAFETY: By this function's contract.
+    unsafe { send_by(Node::send_bulk, dst, tag, buf, len, timeout_ms) }
 }
 
 /// # Safety

@@ -740,14 +740,14 @@ impl Node {
             if down { "down" } else { "up" }
         );
         let administration = self.administration.lock();
-        let conns = [Some(peer), peer.bulk().map(|bulk| &**bulk)].map(|channel| {
+        let mut conns = [None, None];
+        for (conn, channel) in conns.iter_mut().zip(peer.channels()) {
             // Nobody connects for bulk before that is wanted.
-            let channel = channel.filter(|c| {
-                let idle = c.channel == Channel::Bulk && !c.is_wanted();
-                down || !idle || c.role == Role::Listen
-            })?;
-            channel.admin(event)
-        });
+            let idle = channel.channel == Channel::Bulk && !channel.is_wanted();
+            if down || !idle || channel.role == Role::Listen {
+                *conn = channel.admin(event);
+            }
+        }
         drop(administration);
         for conn in conns.into_iter().flatten() {
             conn.fail(ESHUTDOWN, Some(Bye::AdminDown));

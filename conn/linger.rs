@@ -31,8 +31,8 @@ const LONGEST: Millis = 3000;
 /// How often they are looked at, milliseconds.
 const LOOK: Millis = 10;
 
-/// How many are kept, more than there can be connections to peers: whoever makes this node refuse him again and again
-/// takes no more memory.
+/// How many are kept, more than there can be connections to peers: whoever makes this node refuse him
+/// again and again takes no more memory.
 const MOST: usize = 1024;
 
 struct Lingerer {

@@ -325,6 +325,28 @@ impl From<RecvError> for Error {
     }
 }
 
+/// Sends a message by one of the functions for that, which keep no pointer to it.
+fn send_by(
+    send: unsafe extern "C" fn(c_int, u32, *const c_void, usize, c_long) -> c_int,
+    dst: u32,
+    tag: u32,
+    message: &[u8],
+    timeout: Timeout,
+) -> Result {
+    let dst = node_to_raw(dst)?;
+    // SAFETY: `message` is valid for reads of its length for the duration of the call, and `send` is
+    // one of `kccm.h`, which asks for no more.
+    to_result(unsafe {
+        send(
+            dst,
+            tag,
+            message.as_ptr().cast(),
+            message.len(),
+            timeout.to_ms(),
+        )
+    })
+}
+
 /// Sends a message to the node `dst`, for it to receive by `tag`.
 ///
 /// Waits while `dst` has no room for it, or has yet to acknowledge too much, and with 16 KiB or more
@@ -337,18 +359,7 @@ impl From<RecvError> for Error {
 /// `EHOSTDOWN`: `dst` is down, or went down while waiting. `ENETRESET`: it was restarted while waiting.
 /// `EINVAL`: no such peer. `EDEADLK`: it would have to wait, in a short handler.
 pub(crate) fn send(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
-    let dst = node_to_raw(dst)?;
-    // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
-    // no pointer to it.
-    to_result(unsafe {
-        raw::kccm_send(
-            dst,
-            tag,
-            message.as_ptr().cast(),
-            message.len(),
-            timeout.to_ms(),
-        )
-    })
+    send_by(raw::kccm_send, dst, tag, message, timeout)
 }
 
 /// Sends a message and waits until it is delivered: in the receive queue of `dst`, or with a receiver,
@@ -360,18 +371,7 @@ pub(crate) fn send(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Resu
 /// As [`send`], and then it is not known whether the message was delivered; unless `dst` has ended, it
 /// may still be. `EINVAL`: [`Timeout::NoWait`]. `EDEADLK`: in a short handler.
 pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
-    let dst = node_to_raw(dst)?;
-    // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
-    // no pointer to it.
-    to_result(unsafe {
-        raw::kccm_send_sync(
-            dst,
-            tag,
-            message.as_ptr().cast(),
-            message.len(),
-            timeout.to_ms(),
-        )
-    })
+    send_by(raw::kccm_send_sync, dst, tag, message, timeout)
 }
 
 /// Sends a message that only others of its kind wait behind: over another connection, which two nodes
@@ -387,18 +387,7 @@ pub(crate) fn send_sync(dst: u32, tag: u32, message: &[u8], timeout: Timeout) ->
 /// As [`send`]; and while that connection is being opened `EAGAIN` or `ETIMEDOUT`, `EDEADLK` in a short
 /// handler, `ESHUTDOWN` if KCCM stops meanwhile.
 pub(crate) fn send_bulk(dst: u32, tag: u32, message: &[u8], timeout: Timeout) -> Result {
-    let dst = node_to_raw(dst)?;
-    // SAFETY: `message` is valid for reads of its length for the duration of the call, which keeps
-    // no pointer to it.
-    to_result(unsafe {
-        raw::kccm_send_bulk(
-            dst,
-            tag,
-            message.as_ptr().cast(),
-            message.len(),
-            timeout.to_ms(),
-        )
-    })
+    send_by(raw::kccm_send_bulk, dst, tag, message, timeout)
 }
 
 /// Sends a message if there is room for it at `dst` now, and fails with `EAGAIN` if not; see

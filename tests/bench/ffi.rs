@@ -9,7 +9,9 @@ use super::cluster::{
     SOON, //
 };
 use crate::config::NodeId;
+use crate::node::Node;
 use crate::sys::noio;
+use crate::sys::wait::Timeout;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -158,8 +160,8 @@ unsafe extern "C" fn kccm_bench_rcall(
 /// # Safety
 ///
 /// `nodes` must be valid, and `buf` valid for reads of `size` bytes.
-#[no_mangle]
-unsafe extern "C" fn kccm_bench_send(
+unsafe fn send_by(
+    send: fn(&Node, NodeId, u32, &[u8], Timeout) -> Result,
     nodes: *mut header::kccm_bench_nodes,
     tag: u32,
     buf: *const c_void,
@@ -168,11 +170,25 @@ unsafe extern "C" fn kccm_bench_send(
     let body = |nodes: &Nodes| -> Result<isize> {
         // SAFETY: By this function's contract.
         let buf = unsafe { input(buf, size) };
-        nodes.node(CALLER)?.send(CALLED, tag, buf, SOON)?;
+        send(nodes.node(CALLER)?, CALLED, tag, buf, SOON)?;
         Ok(0)
     };
     // SAFETY: By this function's contract.
     unsafe { with(nodes, body) as c_int }
+}
+
+/// # Safety
+///
+/// `nodes` must be valid, and `buf` valid for reads of `size` bytes.
+#[no_mangle]
+unsafe extern "C" fn kccm_bench_send(
+    nodes: *mut header::kccm_bench_nodes,
+    tag: u32,
+    buf: *const c_void,
+    size: usize,
+) -> c_int {
+    // SAFETY: By this function's contract.
+    unsafe { send_by(Node::send, nodes, tag, buf, size) }
 }
 
 /// # Safety
@@ -185,14 +201,8 @@ unsafe extern "C" fn kccm_bench_send_bulk(
     buf: *const c_void,
     size: usize,
 ) -> c_int {
-    let body = |nodes: &Nodes| -> Result<isize> {
-        // SAFETY: By this function's contract.
-        let buf = unsafe { input(buf, size) };
-        nodes.node(CALLER)?.send_bulk(CALLED, tag, buf, SOON)?;
-        Ok(0)
-    };
     // SAFETY: By this function's contract.
-    unsafe { with(nodes, body) as c_int }
+    unsafe { send_by(Node::send_bulk, nodes, tag, buf, size) }
 }
 
 /// # Safety
@@ -212,7 +222,7 @@ unsafe extern "C" fn kccm_bench_recv(
             Some(CALLER as NodeId),
             Some(tag),
             buf,
-            crate::sys::wait::Timeout::Forever,
+            Timeout::Forever,
         );
         received.map(|info| info.len).map_err(|(e, _)| e)
     };
@@ -232,7 +242,7 @@ unsafe extern "C" fn kccm_bench_recv_alloc(
         let (info, _bytes) = nodes.node(CALLED.into())?.recv_alloc(
             Some(CALLER as NodeId),
             Some(tag),
-            crate::sys::wait::Timeout::Forever,
+            Timeout::Forever,
         )?;
         Ok(info.len)
     };
