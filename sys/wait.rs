@@ -12,6 +12,11 @@ use super::clock::Millis;
 use super::helpers;
 use kernel::bindings;
 use kernel::prelude::*;
+use kernel::sync::atomic::{
+    Atomic,
+    Full,
+    Relaxed, //
+};
 use kernel::sync::LockClassKey;
 use kernel::types::Opaque;
 
@@ -145,9 +150,22 @@ impl WaitQueue {
     }
 }
 
+/// [`OneShot::state`]: it has not happened, and nobody waits for it.
+const PENDING: i32 = 0;
+
+/// [`OneShot::state`]: somebody waits, or has waited, for it: it goes by the completion.
+const WAITED: i32 = 1;
+
+/// [`OneShot::state`]: it has happened before anybody waited.
+const FIRED: i32 = 2;
+
 /// Something that happens once, and one task that waits for it.
+///
+/// What has happened before anybody waits, as a reply that comes in while its caller still sends, costs
+/// neither side the lock of the completion, which is taken with interrupts off.
 #[pin_data]
 pub(crate) struct OneShot {
+    state: Atomic<i32>,
     #[pin]
     completion: Opaque<bindings::completion>,
 }
@@ -161,6 +179,7 @@ impl OneShot {
     /// One that has not happened.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
+            state: Atomic::new(PENDING),
             // SAFETY: `slot` is valid for the call.
             completion <- Opaque::ffi_init(|slot| unsafe { bindings::init_completion(slot) }),
         })
@@ -168,18 +187,30 @@ impl OneShot {
 
     /// Lets it happen. Any context.
     pub(crate) fn fire(&self) {
+        if self.state.cmpxchg(PENDING, FIRED, Full).is_ok() {
+            return;
+        }
         // SAFETY: The completion is initialised.
         unsafe { bindings::complete(self.completion.get()) };
     }
 
+    /// Whether it has happened; if not, it will go by the completion.
+    fn has_fired(&self) -> bool {
+        self.state.cmpxchg(PENDING, WAITED, Full) == Err(FIRED)
+    }
+
     /// Waits for what is about to happen, whatever else does.
     pub(crate) fn settle(&self) {
+        if self.has_fired() {
+            return;
+        }
         // SAFETY: The completion is initialised; sleeping is allowed by this function's contract.
         unsafe { bindings::wait_for_completion(self.completion.get()) };
     }
 
     /// Makes it as if it had not happened. Nobody waits for it or lets it happen meanwhile.
     pub(crate) fn rearm(&self) {
+        self.state.store(PENDING, Relaxed);
         // SAFETY: The completion is initialised.
         unsafe { helpers::kccm_completion_rearm(self.completion.get()) };
     }
@@ -191,6 +222,9 @@ impl OneShot {
             Timeout::After(ms) => clock::jiffies(ms),
             Timeout::Forever => c_long::MAX as kernel::time::Jiffies,
         };
+        if self.has_fired() {
+            return Ok(());
+        }
         // SAFETY: The completion is initialised; sleeping is allowed by this function's contract.
         match unsafe {
             bindings::wait_for_completion_killable_timeout(self.completion.get(), jiffies)
@@ -206,4 +240,53 @@ impl OneShot {
 fn killed() -> bool {
     // SAFETY: No requirements.
     unsafe { helpers::kccm_killed() }
+}
+
+#[cfg(KCCM_KUNIT)]
+#[kernel::prelude::kunit_tests(kccm_wait)]
+mod tests {
+    use super::*;
+
+    /// Longer than anything takes here.
+    const SOON: Timeout = Timeout::After(5000);
+
+    /// So short that it passes if nothing happens.
+    const BRIEF: Timeout = Timeout::After(1);
+
+    #[test]
+    fn what_has_happened_is_not_waited_for() {
+        pin_init::stack_pin_init!(let it = OneShot::new());
+        it.fire();
+        assert_eq!(it.wait(Timeout::Forever), Ok(()));
+        it.settle();
+    }
+
+    #[test]
+    fn what_happens_after_a_wait_was_given_up_is_told() {
+        pin_init::stack_pin_init!(let it = OneShot::new());
+        assert_eq!(it.wait(BRIEF), Err(ETIMEDOUT));
+        it.fire();
+        assert_eq!(it.wait(SOON), Ok(()));
+    }
+
+    #[test]
+    fn it_can_happen_again() {
+        pin_init::stack_pin_init!(let it = OneShot::new());
+        it.fire();
+        it.rearm();
+        assert_eq!(it.wait(BRIEF), Err(ETIMEDOUT));
+        it.fire();
+        it.rearm();
+        assert_eq!(it.wait(BRIEF), Err(ETIMEDOUT));
+        it.fire();
+        assert_eq!(it.wait(SOON), Ok(()));
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_to_come_again() {
+        pin_init::stack_pin_init!(let it = OneShot::new());
+        assert_eq!(it.wait(Timeout::NoWait), Err(EAGAIN));
+        it.fire();
+        assert_eq!(it.wait(SOON), Ok(()));
+    }
 }
